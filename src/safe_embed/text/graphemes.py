@@ -1,0 +1,201 @@
+"""What must stay together: grapheme clusters, addresses, numbers, runs of marks, brackets.
+
+Pure functions of a text. Each takes time and memory linear in its length, on hostile input too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
+
+import regex
+
+from safe_embed.types import Span
+
+OPENERS = "「『（(【〔［[〈《“"
+CLOSERS = "」』）)】〕］]〉》”"
+_OPENER_OF = dict(zip(CLOSERS, OPENERS, strict=True))
+
+BLANK = " \t\u3000"
+LINE_BREAK = "\n\r\v\f\x85\u2028\u2029"
+DIGIT = "0-9０-９"
+END_MARK = "。｡！？!?‼⁇⁈⁉"
+ELLIPSIS = "…‥"
+
+# One class of characters per search: a set at the front is what `re` can scan for quickly.
+_BRACKET_OR_BREAK = re.compile(f"[{re.escape(OPENERS + CLOSERS)}{LINE_BREAK}]")
+_FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
+
+# The voicing marks with a width of their own (U+309B, U+309C, half-width U+FF9E, U+FF9F) belong to
+# the kana before them, although Unicode makes the first two clusters of their own.  か゛ -> か゛
+_CLUSTER = regex.compile(r"\X[\u309B\u309C\uFF9E\uFF9F]*+")
+
+# 行頭禁則: what must not begin a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
+_NO_START = frozenset(
+    CLOSERS + END_MARK + ELLIPSIS + "、，､．ー々〻" + "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
+)
+
+_ATOM = re.compile(
+    "|".join(
+        (
+            # https://a.jp/b?c=d!e を見た。 -> https://a.jp/b?c=d!e (not the 。 or . behind it)
+            r"[A-Za-z][A-Za-z0-9+.-]{1,15}://[!-~]*[A-Za-z0-9/_=&#%~+-]",
+            # user.name@example.jp -> user.name@example.jp (64: the longest local part, RFC 5321)
+            r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})++",
+            # 3.14 -> 3.14; ３．１４ -> ３．１４; 1,000 -> 1,000; 12:30 -> 12:30; 2026/11/22
+            rf"[{DIGIT}]++(?:[.,:/．，：／][{DIGIT}]++)*+",
+            # え……そう -> ……; 本当！？ -> ！？; ―― -> ――
+            rf"[{END_MARK}{ELLIPSIS}]{{2,}}|[─―—]{{2,}}",
+        )
+    )
+)
+
+
+def cluster_spans(text: str) -> list[Span]:
+    """Cut *text* into grapheme clusters, the smallest pieces that a reader sees as one.
+
+    Invariant: the spans tile the text.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        One span a cluster.
+
+    Source:
+        Unicode Standard Annex 29, as implemented by the package ``regex``.
+    """
+    return [Span(*match.span()) for match in _CLUSTER.finditer(text)]
+
+
+def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
+    """Find what matched brackets and code fences enclose, so that it can be kept whole.
+
+    A bracket without its partner protects nothing, and no pair reaches over a blank line: an
+    unclosed 「 must not hold the rest of a document together.
+
+    Args:
+        text: Any string.
+        depth: How many levels of brackets may be opened: 0 gives the outermost pairs, 1 the pairs
+            inside those, ``None`` gives no pairs at all. A code fence counts as one level.
+
+    Returns:
+        Disjoint spans in order, each from its opening bracket to behind its closing one.
+    """
+    if depth is None:
+        return []
+    fences = _fence_spans(text) if "```" in text or "~~~" in text else []
+    return _at_depth(sorted(chain(_pairs(text), fences)), depth)
+
+
+def keep_whole(
+    text: str, cuts: Iterable[int], *, depth: int | None = 0, atoms: bool = False
+) -> list[int]:
+    """Drop the cuts that would part what belongs together.
+
+    Args:
+        text: The text that the cuts are for.
+        cuts: Candidate positions in ascending order, ``0 < cut < len(text)``.
+        depth: As for :func:`bracket_spans`.
+        atoms: Whether to mind addresses, numbers, runs of marks, clusters and the marks that
+            must not stand alone; for cuts that do not already follow from punctuation.
+
+    Returns:
+        The cuts that may stay, in ascending order.
+    """
+    kept = _outside(cuts, bracket_spans(text, depth))
+    if not atoms:
+        return kept
+    kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
+    # あ|。 and （|注 part a mark from what it belongs to.
+    kept = [
+        cut
+        for cut in kept
+        if text[cut] not in _NO_START and text[cut - 1] not in OPENERS
+    ]
+    return _outside(kept, [span for span in cluster_spans(text) if span.end - span.start > 1])
+
+
+def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
+    """Turn cut positions into the spans that tile a text.
+
+    Args:
+        cuts: Ascending positions, ``0 < cut < length``.
+        length: Length of the text in code points.
+
+    Returns:
+        ``len(cuts) + 1`` spans, or none for an empty text.
+    """
+    if not length:
+        return []
+    return [Span(start, end) for start, end in pairwise(chain((0,), cuts, (length,)))]
+
+
+def _outside(cuts: Iterable[int], spans: Sequence[Span]) -> list[int]:
+    """Keep the cuts that lie strictly inside none of the disjoint, ordered *spans*."""
+    if not spans:
+        return list(cuts)
+    kept, which, last = [], 0, len(spans) - 1
+    start, end = spans[0]
+    for cut in cuts:
+        while end <= cut and which < last:
+            which += 1
+            start, end = spans[which]
+        if not start < cut < end:
+            kept.append(cut)
+    return kept
+
+
+def _pairs(text: str) -> list[Span]:
+    """Match brackets with a stack; a blank line empties it."""
+    pairs: list[Span] = []
+    stack: list[tuple[str, int]] = []
+    waiting = dict.fromkeys(OPENERS, 0)
+    line_start = 0
+    for match in _BRACKET_OR_BREAK.finditer(text):
+        mark, at = match.group(), match.start()
+        if mark in LINE_BREAK:
+            crlf = mark == "\n" and text[at - 1 : at] == "\r"
+            if stack and not crlf and not text[line_start:at].strip():
+                stack.clear()
+                waiting = dict.fromkeys(OPENERS, 0)
+            line_start = at + 1
+        elif mark in waiting:
+            stack.append((mark, at))
+            waiting[mark] += 1
+        elif waiting[opener := _OPENER_OF[mark]]:
+            # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
+            opened, start = stack.pop()
+            waiting[opened] -= 1
+            while opened != opener:
+                opened, start = stack.pop()
+                waiting[opened] -= 1
+            pairs.append(Span(start, at + 1))
+    return pairs
+
+
+def _fence_spans(text: str) -> list[Span]:
+    """Pair the lines that open and close Markdown code; an open end protects nothing."""
+    spans: list[Span] = []
+    opened: tuple[str, int] | None = None
+    for match in _FENCE.finditer(text):
+        if opened is None:
+            opened = match.group(1), match.start()
+        elif opened[0] == match.group(1):
+            spans.append(Span(opened[1], match.end()))
+            opened = None
+    return spans
+
+
+def _at_depth(spans: Iterable[Span], depth: int) -> list[Span]:
+    """Pick the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
+    ends: list[int] = []
+    picked: list[Span] = []
+    for span in spans:
+        while ends and ends[-1] <= span.start:
+            ends.pop()
+        if len(ends) == depth:
+            picked.append(span)
+        ends.append(span.end)
+    return picked
