@@ -1,1 +1,71 @@
-"""Embed Japanese text safely."""
+# This is the public API of safe_embed; whatever is heavy is loaded when it is first used.
+"""Embed Japanese text safely: nothing is cut silently, and memory stays flat."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from safe_embed.errors import (
+    ConfigError,
+    InvalidTextError,
+    MissingExtraError,
+    ReloadError,
+    SafeEmbedError,
+    TextTooLongError,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    from safe_embed.encoder import SafeEncoder
+    from safe_embed.pooling import pad_to_dim
+    from safe_embed.text.custom import FunctionSplitter, RegexSplitter
+    from safe_embed.text.morphemes import MorphemeSplitter
+    from safe_embed.text.punctuation import PunctuationSplitter
+    from safe_embed.types import ChunkedText, Span, Splitter, TextPlan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChunkedText",
+    "ConfigError",
+    "FunctionSplitter",
+    "InvalidTextError",
+    "MissingExtraError",
+    "MorphemeSplitter",
+    "PunctuationSplitter",
+    "RegexSplitter",
+    "ReloadError",
+    "SafeEmbedError",
+    "SafeEncoder",
+    "Span",
+    "Splitter",
+    "TextPlan",
+    "TextTooLongError",
+    "WorkerError",
+    "pad_to_dim",
+]
+
+_HOMES = {
+    "ChunkedText": "types",
+    "FunctionSplitter": "text.custom",
+    "MorphemeSplitter": "text.morphemes",
+    "PunctuationSplitter": "text.punctuation",
+    "RegexSplitter": "text.custom",
+    "SafeEncoder": "encoder",
+    "Span": "types",
+    "Splitter": "types",
+    "TextPlan": "types",
+    "pad_to_dim": "pooling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
 
 
 class Span(NamedTuple):
@@ -20,7 +26,7 @@ class Splitter(Protocol):
     A splitter is a small value: it can be pickled, copied and used from any thread.
     """
 
-    def split(self, text: str) -> Sequence[Span]:
+    def split(self, text: str) -> Sequence[tuple[int, int]]:
         """Cut *text* into spans.
 
         Invariant: ``"".join(text[s:e] for s, e in split(text)) == text``; no span is empty.
@@ -32,3 +38,117 @@ class Splitter(Protocol):
             The spans in order; a plain list of ``(start, end)`` tuples will do.
         """
         ...
+
+
+class Reader(Protocol):
+    """What chunking asks of a model's tokenizer and the prompt in front of every chunk."""
+
+    @property
+    def overhead_tokens(self) -> int:
+        """Tokens that every chunk has besides its text: special tokens and prompt."""
+        ...
+
+    def count(self, pieces: Sequence[str]) -> Sequence[int]:
+        """Count the tokens of each piece by itself, without special tokens and prompt."""
+        ...
+
+    def encode(self, pieces: Sequence[str]) -> Sequence[Sized]:
+        """Encode each piece exactly as the model will read it, and never truncate."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """A chunk as the model reads it.
+
+    Attributes:
+        ids: Token ids with special tokens and prompt, int32, shape (n_tokens,).
+        type_ids: Segment ids of the same shape, or ``None`` where the model has none.
+    """
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int32] | None = None
+
+    @classmethod
+    def of(cls, ids: Sequence[int], type_ids: Sequence[int] | None = None) -> Encoding:
+        """Pack lists of ids.
+
+        Args:
+            ids: Token ids.
+            type_ids: Segment ids of the same length, if the model has them.
+
+        Returns:
+            The encoding.
+        """
+        kinds = None if type_ids is None else np.asarray(type_ids, dtype=np.int32)
+        return cls(np.asarray(ids, dtype=np.int32), kinds)
+
+    def __len__(self) -> int:
+        """Count the tokens the model is given."""
+        return len(self.ids)
+
+
+class Chunk(NamedTuple):
+    """A piece of a text together with its encoding, whose length is its number of tokens."""
+
+    span: Span
+    encoding: Sized
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedInput:
+    """A text cut into chunks, on its way to the model.
+
+    Attributes:
+        chunks: At least one; their spans tile the text.
+        is_long: Whether the text does not fit the budget as a whole.
+        cut_clusters: Where a grapheme cluster had to be cut because it alone exceeds the budget.
+    """
+
+    chunks: tuple[Chunk, ...]
+    is_long: bool = False
+    cut_clusters: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlan:
+    """What would happen to a text, at no model cost.
+
+    Attributes:
+        spans: The chunks as ``(start, end)`` in code points. They tile the text, except that with
+            ``on_long="truncate"`` the one span ends where the model stops reading.
+        token_counts: Tokens of each chunk, with special tokens and prompt.
+        is_long: Whether the text does not fit the budget as a whole.
+        cut_clusters: Where a grapheme cluster had to be cut because it alone exceeds the budget.
+    """
+
+    spans: tuple[Span, ...]
+    token_counts: tuple[int, ...]
+    is_long: bool
+    cut_clusters: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkedText:
+    """A text as its chunks: for search, where the best chunk beats any single vector.
+
+    Attributes:
+        spans: The chunks as ``(start, end)`` in code points, in order.
+        token_counts: Tokens of each chunk, with special tokens and prompt.
+        vectors: Chunk embeddings, float32, shape (n_chunks, dimension).
+        is_long: Whether the text does not fit the budget as a whole.
+    """
+
+    spans: tuple[Span, ...]
+    token_counts: tuple[int, ...]
+    vectors: FloatArray
+    is_long: bool
+    _pooled: FloatArray = field(repr=False)
+
+    def pooled(self) -> FloatArray:
+        """Give the vector of the whole text, as ``encode`` with the same arguments does.
+
+        Returns:
+            The text embedding, float32, shape (dimension,).
+        """
+        return self._pooled

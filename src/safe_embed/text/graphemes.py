@@ -69,6 +69,26 @@ def cluster_spans(text: str) -> list[Span]:
     return [Span(*match.span()) for match in _CLUSTER.finditer(text)]
 
 
+def cluster_cuts(text: str, size: int) -> list[int]:
+    """Find cuts between grapheme clusters, each at least *size* behind the one before.
+
+    Args:
+        text: Any string.
+        size: Code points, at least 1.
+
+    Returns:
+        Positions in ascending order, ``0 < cut < len(text)``.
+    """
+    cuts: list[int] = []
+    start, last = 0, len(text)
+    for match in _CLUSTER.finditer(text):
+        end = match.end()
+        if end - start >= size and end < last:
+            cuts.append(end)
+            start = end
+    return cuts
+
+
 def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
     """Find what matched brackets and code fences enclose, so that it can be kept whole.
 
@@ -150,7 +170,7 @@ def _outside(cuts: Iterable[int], spans: Sequence[Span]) -> list[int]:
 def _pairs(text: str) -> list[Span]:
     """Match brackets with a stack; a blank line empties it."""
     pairs: list[Span] = []
-    stack: list[tuple[str, int]] = []
+    stack: list[int] = []  # positions alone: ten million open brackets are input, too
     waiting = dict.fromkeys(OPENERS, 0)
     line_start = 0
     for match in _BRACKET_OR_BREAK.finditer(text):
@@ -162,15 +182,15 @@ def _pairs(text: str) -> list[Span]:
                 waiting = dict.fromkeys(OPENERS, 0)
             line_start = at + 1
         elif mark in waiting:
-            stack.append((mark, at))
+            stack.append(at)
             waiting[mark] += 1
         elif waiting[opener := _OPENER_OF[mark]]:
             # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
-            opened, start = stack.pop()
-            waiting[opened] -= 1
-            while opened != opener:
-                opened, start = stack.pop()
-                waiting[opened] -= 1
+            start = stack.pop()
+            waiting[text[start]] -= 1
+            while text[start] != opener:
+                start = stack.pop()
+                waiting[text[start]] -= 1
             pairs.append(Span(start, at + 1))
     return pairs
 

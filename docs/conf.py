@@ -1,0 +1,56 @@
+"""Sphinx configuration."""
+
+from importlib.metadata import version as _version
+
+project = "safe_embed"
+author = "The safe_embed authors"
+project_copyright = f"2026, {author}"
+release = _version("safe-embed")
+version = release.rpartition(".")[0]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"safe_embed {release}"
+# Anchors for links such as differences.md#what-is-refused, down to this level of headings.
+myst_heading_anchors = 2
+
+# Types stand in the signatures alone, and so do the parameters of a constructor.
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+# One parameter a line where a signature is longer than a line of the page.
+maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Source"]
+
+# `>>>` in {doctest} blocks runs with the packaged model: `sphinx-build -b doctest`.
+doctest_test_doctest_blocks = ""
+
+nitpicky = True
+# The pages must build where no network is, so nothing outside this project can be resolved.
+nitpick_ignore_regex = [
+    # Types of other packages in our signatures.
+    (r"py:.*", r"(numpy|np|torch|sentence_transformers|transformers|pandas|fugashi)\..*"),
+    (r"py:.*", r"(NDArray|ArrayLike|Tensor|SentenceTransformer|PreTrainedTokenizerBase)"),
+    # Types of the standard library.
+    (r"py:.*", r"(collections|pathlib|typing|types|re|os)\..*"),
+    (r"py:.*", r"(Callable|Iterable|Iterator|Mapping|Path|Sequence|Any|Literal|Self)"),
+]
+nitpick_ignore = [
+    # Builtins: their pages are Python's own.
+    *(
+        ("py:class", name)
+        for name in (
+            *("bool", "bytes", "dict", "float", "int", "list", "object", "str", "tuple"),
+            *("ImportError", "RuntimeError", "ValueError", "Exception", "type", "None"),
+        )
+    ),
+    *(("py:exc", name) for name in ("ImportError", "RuntimeError", "ValueError", "TypeError")),
+]

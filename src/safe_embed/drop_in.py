@@ -1,0 +1,244 @@
+"""What callers of SentenceTransformer expect besides ``encode``: attributes and small methods."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Self
+
+from safe_embed.errors import ConfigError
+from safe_embed.model.loader import stop_pool
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from safe_embed.model.session import Session
+
+logger = logging.getLogger("safe_embed")
+
+
+class DropIn:
+    """The surface of SentenceTransformer around a :class:`Session`, name by name."""
+
+    _session: Session
+
+    @property
+    def _model(self) -> SentenceTransformer:
+        return self._session.inference.model
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that the model reads of one chunk, special tokens included; ``None`` for any.
+
+        Can be set, as upstream. A chunk has at most this many tokens, and at most
+        ``max_chunk_tokens``.
+        """
+        limit = self._model.max_seq_length
+        return None if limit is None or math.isinf(limit) else int(limit)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if value < 1:
+            msg = f"max_seq_length must be a positive integer, got {value}."
+            raise ConfigError(msg)
+
+        def change(work: Any) -> None:
+            work.model.max_seq_length = value
+
+        self._session.run(change)
+
+    @property
+    def tokenizer(self) -> Any:
+        """A copy of the model's tokenizer; the encoder's own is never shared between threads."""
+        return self._session.run(lambda work: deepcopy(work.tokenizer))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._model.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of the model's weights."""
+        return self._model.dtype
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The model's prompts by name; may be changed or set."""
+        return self._model.prompts
+
+    @prompts.setter
+    def prompts(self, value: dict[str, str]) -> None:
+        self._model.prompts = value
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt that :meth:`encode` uses when none is named; may be set."""
+        return self._model.default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, value: str | None) -> None:
+        self._check_prompt_name(value)
+        self._model.default_prompt_name = value
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many dimensions of a vector are kept; ``None`` for all; may be set."""
+        return self._model.truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._model.truncate_dim = value
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """Which function :meth:`similarity` computes; may be set."""
+        return str(self._model.similarity_fn_name)
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Any) -> None:
+        self._model.similarity_fn_name = value
+
+    def get_embedding_dimension(self) -> int | None:
+        """Tell the dimension of the vectors that :meth:`encode` gives.
+
+        Returns:
+            The dimension, or ``None`` if the model does not know it.
+        """
+        # sentence-transformers 5 knows the second name only, 6 warns about it.
+        for name in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
+            if method := getattr(self._model, name, None):
+                found: int | None = method()
+                return found
+        return None
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Tell the dimension by upstream's older name.
+
+        Returns:
+            As :meth:`get_embedding_dimension`.
+        """
+        return self.get_embedding_dimension()
+
+    def get_max_seq_length(self) -> int | None:
+        """Tell :attr:`max_seq_length` by upstream's older name.
+
+        Returns:
+            As :attr:`max_seq_length`.
+        """
+        return self.max_seq_length
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Keep fewer dimensions inside a ``with`` block.
+
+        Args:
+            truncate_dim: How many; ``None`` for all.
+
+        Yields:
+            Nothing.
+        """
+        before = self.truncate_dim
+        self.truncate_dim = truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    truncate_sentence_embeddings = truncate_embeddings
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Compare all vectors with all, by the model's similarity function; upstream's own.
+
+        Args:
+            embeddings1: Shape (n, dimension).
+            embeddings2: Shape (m, dimension).
+
+        Returns:
+            A tensor, shape (n, m).
+        """
+        return self._model.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Compare vectors in pairs; upstream's own.
+
+        Args:
+            embeddings1: Shape (n, dimension).
+            embeddings2: Shape (n, dimension).
+
+        Returns:
+            A tensor, shape (n,).
+        """
+        return self._model.similarity_pairwise(embeddings1, embeddings2)
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """Start upstream's processes, to be passed to :meth:`encode` as ``pool``.
+
+        Args:
+            target_devices: One device a process; ``None`` for upstream's choice.
+
+        Returns:
+            Upstream's record of the processes.
+        """
+        found: dict[str, Any] = self._session.run(
+            lambda work: work.model.start_multi_process_pool(target_devices)
+        )
+        return found
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Stop what :meth:`start_multi_process_pool` started.
+
+        Args:
+            pool: Its record.
+        """
+        stop_pool(pool)
+
+    def close(self) -> None:
+        """End the encoder's thread and drop the model; may be called again."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        """Give the encoder itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the encoder."""
+        self.close()
+
+    def _prompt_name(
+        self, name: str | None, prompt: str | None, candidates: tuple[str, ...]
+    ) -> str | None:
+        """Name the prompt that a task brings along, unless the caller chose one."""
+        if name is not None or prompt is not None:
+            return name
+        return next((one for one in candidates if one in self.prompts), None)
+
+    def _resolve_prompt(self, name: str | None, prompt: str | None) -> str:
+        """Find the prompt as upstream does: the prompt itself, by name, or the default."""
+        if prompt is not None:
+            if name is not None:
+                logger.warning("Both prompt and prompt_name were given; prompt_name is ignored.")
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        self._check_prompt_name(name)
+        return "" if name is None else self.prompts[name]
+
+    def _check_prompt_name(self, name: str | None) -> None:
+        if name is not None and name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            msg = f"prompt_name={name!r} is not among the model's prompts. It has: {known}."
+            raise ConfigError(msg)
+
+    def _check_model_kwargs(self, kwargs: dict[str, Any]) -> None:
+        known = {*self._model.get_model_kwargs(), "task"}
+        if unknown := sorted(set(kwargs) - known):
+            msg = (
+                f"encode got arguments that this model does not use: {', '.join(unknown)}. "
+                f"It takes: {', '.join(sorted(known))}."
+            )
+            raise ConfigError(msg)

@@ -1,0 +1,280 @@
+"""Texts in, vectors out, with one loaded model: chunk, batch, forward, pool.
+
+Everything here runs on the session's one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from safe_embed.errors import TextTooLongError
+from safe_embed.model.batching import batches
+from safe_embed.model.tokenization import ModelReader
+from safe_embed.pooling import PoolingFunction, pool
+from safe_embed.text.chunking import Chunker
+from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, Span, TextPlan
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+OnLong = Literal["chunk", "truncate", "error"]
+
+logger = logging.getLogger("safe_embed")
+
+# What a model reads is capped here unless the user asks for more: attention takes memory with the
+# square of the length (ruri-v3-30m on 14,457 characters: from 1.0 to 2.4 GB), and shorter chunks find
+# better. Source: docs/ja/growth.md and docs/ja/truncation.md.
+DEFAULT_CHUNK_TOKENS = 512
+# Tokens of a padded batch. On a CPU small batches stay in its caches: 2,663 tokens/s at 1,024, 2,452
+# at 4,096 (e5-small, 2 cores); a GPU wants them large. Source: docs/ja/growth.md.
+DEFAULT_BATCH_TOKENS = {"cpu": 1024}
+DEFAULT_BATCH_TOKENS_ELSEWHERE = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an encoder does with every text; see :class:`safe_embed.SafeEncoder`."""
+
+    chunker: Chunker
+    pooling: PoolingFunction
+    max_chunk_tokens: int | None = None
+    on_long: OnLong = "chunk"
+    max_batch_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call: what to embed, and how.
+
+    Attributes:
+        texts: Checked texts.
+        prompt: What goes in front of every chunk.
+        batch_size: Caps a batch at this many times the budget, in tokens.
+        show_progress_bar: Whether to draw a bar.
+        device: Where to move the model first, or ``None``.
+        model_kwargs: Further arguments of the model's forward, such as ``task``.
+        pool_options: Upstream's ``pool``, ``chunk_size`` and a list as ``device``; if there are any,
+            upstream's own processes embed the chunks.
+    """
+
+    texts: Sequence[str]
+    prompt: str = ""
+    batch_size: int = 32
+    show_progress_bar: bool = False
+    device: Any = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    pool_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A loaded model at work.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer, used by this object alone.
+        settings: What the encoder does with every text.
+        unit_length: Whether the model ends in Normalize.
+    """
+
+    model: SentenceTransformer
+    tokenizer: Any
+    settings: Settings
+    unit_length: bool
+
+    @property
+    def budget_tokens(self) -> int:
+        """Tokens a chunk may have: what the model reads, at most 512 unless the user said more."""
+        limit = self.model.max_seq_length
+        wanted = self.settings.max_chunk_tokens or DEFAULT_CHUNK_TOKENS
+        return wanted if limit is None else int(min(wanted, limit))
+
+    def plan(self, texts: Sequence[str], prompt: str) -> list[TextPlan]:
+        """Say what would happen to each text.
+
+        Args:
+            texts: Checked texts.
+            prompt: What goes in front of every chunk.
+
+        Returns:
+            One plan a text.
+        """
+        reader = self._reader(prompt)
+        return [
+            TextPlan(
+                tuple(chunk.span for chunk in one.chunks),
+                tuple(len(chunk.encoding) for chunk in one.chunks),
+                one.is_long,
+                one.cut_clusters,
+            )
+            for one in self._chunk(texts, reader, want_spans=True)
+        ]
+
+    def encode_chunks(self, request: Request, *, want_spans: bool = True) -> list[ChunkedText]:
+        """Embed texts, and give the vectors of their chunks.
+
+        Args:
+            request: What to embed.
+            want_spans: Whether the end of a truncated text must be known, which costs a search.
+
+        Returns:
+            One value a text, in order.
+
+        Raises:
+            TextTooLongError: If ``on_long="error"`` and texts do not fit.
+        """
+        reader = self._reader(request.prompt)
+        inputs = self._chunk(request.texts, reader, want_spans=want_spans)
+        self._report_long(inputs)
+        chunks = [chunk for one in inputs for chunk in one.chunks]
+        if request.pool_options:
+            vectors = self._forward_elsewhere(inputs, request)
+        else:
+            vectors = self._forward(chunks, reader, request)
+        found: list[ChunkedText] = []
+        at = 0
+        for one in inputs:
+            mine = vectors[at : at + len(one.chunks)]
+            at += len(one.chunks)
+            counts = tuple(len(chunk.encoding) for chunk in one.chunks)
+            pooled = pool(mine, counts, self.settings.pooling, unit_length=self.unit_length)
+            spans = tuple(chunk.span for chunk in one.chunks)
+            found.append(ChunkedText(spans, counts, mine, one.is_long, pooled))
+        return found
+
+    def encode(self, request: Request) -> FloatArray:
+        """Embed texts.
+
+        Args:
+            request: What to embed; at least one text.
+
+        Returns:
+            Text embeddings, shape (n_texts, dimension).
+        """
+        found = self.encode_chunks(request, want_spans=False)
+        return np.stack([one.pooled() for one in found])
+
+    def encode_raw(self, request: Request, **upstream: Any) -> list[Any]:
+        """Give token embeddings or all outputs of texts that fit, by upstream's own ``encode``.
+
+        Args:
+            request: What to embed.
+            **upstream: Further arguments for upstream's ``encode``.
+
+        Returns:
+            What upstream gives, one value a text.
+
+        Raises:
+            TextTooLongError: If texts do not fit: their chunks have no common tokens to give.
+        """
+        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=False)
+        self._refuse_long(inputs, "output_value other than 'sentence_embedding'")
+        found: list[Any] = self.model.encode(
+            list(request.texts),
+            prompt=request.prompt,
+            batch_size=request.batch_size,
+            show_progress_bar=request.show_progress_bar,
+            device=request.device,
+            **request.model_kwargs,
+            **upstream,
+        )
+        return found
+
+    def _reader(self, prompt: str) -> ModelReader:
+        return ModelReader(self.model[0], self.tokenizer, prompt)
+
+    def _chunk(
+        self, texts: Sequence[str], reader: ModelReader, *, want_spans: bool
+    ) -> list[ChunkedInput]:
+        budget = self.budget_tokens
+        if self.settings.on_long != "truncate":
+            return self.settings.chunker.chunk(texts, reader, budget)
+        inputs: list[ChunkedInput] = []
+        for text in texts:
+            encoding, is_long = reader.truncate(text, budget)
+            kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
+            inputs.append(ChunkedInput((Chunk(Span(0, kept), encoding),), is_long))
+        return inputs
+
+    def _report_long(self, inputs: Sequence[ChunkedInput]) -> None:
+        if self.settings.on_long == "error":
+            self._refuse_long(inputs, "on_long='error'")
+        if self.settings.on_long == "truncate":
+            cut = [index for index, one in enumerate(inputs) if one.is_long]
+            if cut:
+                logger.warning(
+                    "%d of %d texts were cut at %d tokens: inputs %s",
+                    *(len(cut), len(inputs), self.budget_tokens, _listed(cut)),
+                )
+
+    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str) -> None:
+        long = [index for index, one in enumerate(inputs) if one.is_long]
+        if long:
+            msg = (
+                f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} tokens "
+                f"of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten them, or "
+                "use on_long='chunk' and the default output_value.\n"
+                f"{len(long)} 件の文章が上限の {self.budget_tokens} トークンを超えています"
+                f"（番号 {_listed(long)}）。短くするか on_long='chunk' を使ってください。"
+            )
+            raise TextTooLongError(msg, long)
+
+    def _forward(
+        self, chunks: Sequence[Chunk], reader: ModelReader, request: Request
+    ) -> FloatArray:
+        """Embed chunks batch by batch; shape (n_chunks, dimension)."""
+        import torch
+
+        if request.device is not None:
+            self.model.to(request.device)
+        self.model.eval()
+        groups = batches([len(chunk.encoding) for chunk in chunks], self._batch_tokens(request))
+        rows: list[FloatArray | None] = [None] * len(chunks)
+        with torch.inference_mode():
+            for group in tqdm(groups, desc="Batches", disable=not request.show_progress_bar):
+                features = {
+                    name: value.to(self.model.device) if torch.is_tensor(value) else value
+                    for name, value in reader.features([chunks[i].encoding for i in group]).items()
+                }
+                out = self.model(features, **request.model_kwargs)["sentence_embedding"]
+                for index, row in zip(group, out.float().cpu().numpy(), strict=True):
+                    rows[index] = row
+        return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
+
+    def _forward_elsewhere(
+        self, inputs: Sequence[ChunkedInput], request: Request
+    ) -> FloatArray:
+        """Let upstream's processes embed the chunks, which all fit."""
+        pieces = [
+            text if len(one.chunks) == 1 and not one.is_long else text[slice(*chunk.span)].strip()
+            for text, one in zip(request.texts, inputs, strict=True)
+            for chunk in one.chunks
+        ]
+        vectors: FloatArray = self.model.encode(
+            pieces,
+            prompt=request.prompt,
+            batch_size=request.batch_size,
+            show_progress_bar=request.show_progress_bar,
+            truncate_dim=sys.maxsize,
+            **request.model_kwargs,
+            **request.pool_options,
+        )
+        return vectors
+
+    def _batch_tokens(self, request: Request) -> int:
+        default = DEFAULT_BATCH_TOKENS.get(self.model.device.type, DEFAULT_BATCH_TOKENS_ELSEWHERE)
+        wanted = self.settings.max_batch_tokens or default
+        return min(wanted, request.batch_size * self.budget_tokens)
+
+
+def _listed(indices: Sequence[int], most: int = 20) -> str:
+    """Write indices for a message, the first few of many."""
+    more = f", … ({len(indices)} in all)" if len(indices) > most else ""
+    return ", ".join(map(str, indices[:most])) + more

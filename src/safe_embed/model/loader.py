@@ -1,0 +1,131 @@
+"""What to load, and how: the only room that knows sentence-transformers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from safe_embed import offline
+from safe_embed.errors import ConfigError
+from safe_embed.model.tokenization import check_module
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from; can be asked for it again and again.
+
+    Args:
+        spec: A hub name, a folder, ``"offline"``, a function without arguments that gives a
+            SentenceTransformer, or a SentenceTransformer that is already loaded.
+        options: Arguments for ``SentenceTransformer``, where it is loaded here by name.
+
+    Raises:
+        ConfigError: If *spec* is nothing that gives a model, or options cannot be used.
+    """
+
+    spec: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.is_loaded or callable(self.spec) or isinstance(self.spec, str | os.PathLike)):
+            msg = (
+                f"model is {type(self.spec).__name__}. Use a model name, a folder, 'offline', a "
+                "function that gives a SentenceTransformer, or a SentenceTransformer.\n"
+                "model にはモデル名、フォルダー、'offline'、SentenceTransformer のどれかを渡してください。"
+            )
+            raise ConfigError(msg)
+        if self.options and (self.is_loaded or callable(self.spec)):
+            msg = (
+                f"{', '.join(map(repr, self.options))} cannot be used: the model is not loaded here. "
+                "Pass such arguments where you make the SentenceTransformer."
+            )
+            raise ConfigError(msg)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the user loaded the model: it may be shared, and cannot be loaded again."""
+        return hasattr(self.spec, "named_modules") and hasattr(self.spec, "encode")
+
+    def load(self) -> SentenceTransformer:
+        """Load the model.
+
+        Returns:
+            A SentenceTransformer in evaluation mode.
+
+        Raises:
+            ConfigError: If an option is unknown, or what was loaded cannot be used here.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        if self.is_loaded:
+            model = self.spec
+        elif callable(self.spec):
+            model = self.spec()
+        else:
+            self._check_options(SentenceTransformer)
+            spec = os.fspath(self.spec)
+            path = str(offline.model_path()) if spec == OFFLINE else spec
+            model = SentenceTransformer(path, **self.options)
+        if not isinstance(model, SentenceTransformer):
+            msg = f"The loader gave {type(model).__name__}. It must give a SentenceTransformer."
+            raise ConfigError(msg)
+        check_module(model[0])
+        return model.eval()
+
+    def tokenizer_of(self, model: SentenceTransformer) -> Any:
+        """Give the tokenizer to read texts with.
+
+        A shared model's tokenizer may be in use elsewhere with other truncation settings
+        ("Already borrowed", transformers #47085): then it is a copy.
+
+        Args:
+            model: What :meth:`load` gave.
+
+        Returns:
+            The tokenizer of the model's first module, or a copy of it.
+        """
+        return deepcopy(model.tokenizer) if self.is_loaded else model.tokenizer
+
+    def _check_options(self, kind: type) -> None:
+        known = inspect.signature(kind).parameters
+        unknown = [name for name in self.options if name not in known]
+        if unknown:
+            msg = (
+                f"SafeEncoder has no argument {', '.join(map(repr, unknown))}, and neither has the "
+                f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
+            )
+            raise ConfigError(msg)
+
+
+def ends_in_normalize(model: SentenceTransformer) -> bool:
+    """Tell whether a model's vectors have unit length by construction.
+
+    Args:
+        model: Any SentenceTransformer.
+
+    Returns:
+        Whether its last module is Normalize.
+    """
+    from sentence_transformers.models import Normalize
+
+    return isinstance(model[-1], Normalize)
+
+
+def stop_pool(pool: dict[str, Any]) -> None:
+    """Stop the processes of upstream's own pool.
+
+    Args:
+        pool: What upstream's ``start_multi_process_pool`` gave.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer.stop_multi_process_pool(pool)

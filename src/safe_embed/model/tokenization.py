@@ -1,0 +1,246 @@
+"""The model's tokenizer, called as sentence-transformers calls it, but never truncating.
+
+Three kinds come along: fast tokenizers of transformers (Rust), slow ones (Python; the Japanese BERTs
+with MeCab inside), and the bare ``tokenizers.Tokenizer`` of a StaticEmbedding. None of them is used
+by two threads at once, and none is handed a whole long text.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from safe_embed.errors import ConfigError
+from safe_embed.types import Encoding
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+# How much of a long text is read to keep its first tokens: Latin text has 5 characters a token.
+_HEAD_CHARS_PER_TOKEN = 8
+_PORTION_CHARS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReader:
+    """Reads chunks for one model with one prompt; the ``Reader`` of chunking.
+
+    Args:
+        module: The first module of the model.
+        tokenizer: Its tokenizer, or a private copy where others use the model too.
+        prompt: What goes in front of every chunk.
+    """
+
+    module: Any
+    tokenizer: Any
+    prompt: str = ""
+
+    @property
+    def overhead_tokens(self) -> int:
+        """Tokens of the prompt and the special tokens."""
+        return len(self.encode([""])[0])
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt and the special token before it, which INSTRUCTOR models skip."""
+        ids = self.encode([""])[0].ids
+        special = getattr(self.tokenizer, "all_special_ids", ())
+        return len(ids) - (len(ids) > 0 and int(ids[-1]) in special)
+
+    def count(self, pieces: Sequence[str]) -> list[int]:
+        """Count the tokens of each piece by itself, without special tokens and prompt.
+
+        Args:
+            pieces: Any strings.
+
+        Returns:
+            Their numbers of tokens.
+        """
+        return [len(ids) for ids, _ in self._tokenize(pieces, special=False)]
+
+    def encode(self, pieces: Sequence[str]) -> list[Encoding]:
+        """Encode the prompt and each piece exactly as the model reads them.
+
+        Args:
+            pieces: Any strings.
+
+        Returns:
+            Their encodings, never truncated.
+        """
+        found = self._tokenize([self.prompt + piece for piece in pieces], special=True)
+        return [Encoding.of(ids, kinds) for ids, kinds in found]
+
+    def truncate(self, text: str, limit: int) -> tuple[Encoding, bool]:
+        """Encode a text as upstream does when it truncates, but read no more than needed.
+
+        Args:
+            text: Any string.
+            limit: Tokens to keep, special tokens and prompt included.
+
+        Returns:
+            The encoding, and whether anything was cut.
+        """
+        head = text[: _HEAD_CHARS_PER_TOKEN * limit]
+        while len(whole := self.encode([head])[0]) <= limit and len(head) < len(text):
+            head = text[: 2 * len(head)]
+        if len(whole) <= limit:
+            return whole, False
+        [(ids, kinds)] = self._tokenize([self.prompt + head], special=True, limit=limit)
+        return Encoding.of(ids, kinds), True
+
+    def kept_chars(self, text: str, limit: int) -> int:
+        """Find how much of a text fits.
+
+        Args:
+            text: A text that does not fit.
+            limit: Tokens that fit, special tokens and prompt included.
+
+        Returns:
+            Length of the longest beginning that fits, in code points.
+        """
+        low = min(limit // _HEAD_CHARS_PER_TOKEN, len(text))
+        high = min(_HEAD_CHARS_PER_TOKEN * limit, len(text))
+        lengths = range(low, high + 1)
+        found = bisect_right(lengths, limit, key=lambda n: len(self.encode([text[:n]])[0]))
+        return lengths[found - 1] if found else 0
+
+    def features(self, encodings: Sequence[Encoding]) -> dict[str, Any]:
+        """Make the model's input of the encodings of a batch.
+
+        Args:
+            encodings: One or more.
+
+        Returns:
+            The tensors that upstream's own preprocessing gives for the same chunks.
+        """
+        import torch
+
+        lengths = np.array([len(encoding) for encoding in encodings])
+        if self._is_static:
+            flat = np.concatenate([encoding.ids for encoding in encodings]).astype(np.int64)
+            offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+            return {"input_ids": torch.from_numpy(flat), "offsets": torch.from_numpy(offsets)}
+        columns = np.arange(lengths.max())
+        if self.tokenizer.padding_side == "left":
+            columns = columns[::-1]
+        mask = columns < lengths[:, None]
+        features: dict[str, Any] = {
+            "input_ids": _padded([e.ids for e in encodings], mask, self.tokenizer.pad_token_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+        kinds = [encoding.type_ids for encoding in encodings if encoding.type_ids is not None]
+        if kinds:
+            features["token_type_ids"] = _padded(kinds, mask, self.tokenizer.pad_token_type_id)
+        if self.prompt:
+            features["prompt_length"] = self.prompt_tokens
+        return features
+
+    @property
+    def _is_static(self) -> bool:
+        """Whether the tokenizer is that of a StaticEmbedding: no special tokens, no padding."""
+        return not hasattr(self.tokenizer, "model_input_names")
+
+    def _tokenize(
+        self, texts: Sequence[str], *, special: bool, limit: int | None = None
+    ) -> list[tuple[list[int], list[int] | None]]:
+        """Give ids and segment ids of each text, whichever kind the tokenizer is."""
+        tokenize = self._fast if self._backend is not None else self._slow
+        found: list[tuple[list[int], list[int] | None]] = []
+        for part in _portions([self._prepared(text) for text in texts]):
+            found += tokenize(part, special=special, limit=limit)
+        return found
+
+    @property
+    def _backend(self) -> Any:
+        """The Rust tokenizer inside, or ``None`` in a slow tokenizer."""
+        return self.tokenizer if self._is_static else getattr(self.tokenizer, "_tokenizer", None)
+
+    @property
+    def _is_typed(self) -> bool:
+        return "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
+
+    def _fast(
+        self, texts: list[str], *, special: bool, limit: int | None
+    ) -> list[tuple[list[int], list[int] | None]]:
+        _set_truncation(self._backend, limit)
+        special = special and not self._is_static
+        found = self._backend.encode_batch_fast(texts, add_special_tokens=special)
+        return [(one.ids, one.type_ids if self._is_typed else None) for one in found]
+
+    def _slow(
+        self, texts: list[str], *, special: bool, limit: int | None
+    ) -> list[tuple[list[int], list[int] | None]]:
+        found = self.tokenizer(
+            texts,
+            add_special_tokens=special,
+            padding=False,
+            truncation=limit is not None,
+            max_length=limit,
+            verbose=False,
+        )
+        kinds = found["token_type_ids"] if self._is_typed else [None] * len(texts)
+        return list(zip(found["input_ids"], kinds, strict=True))
+
+    def _prepared(self, text: str) -> str:
+        """Do to a text what sentence-transformers 5 does before it tokenizes; 6 does nothing."""
+        if self._is_static or hasattr(self.module, "preprocess"):
+            return text
+        text = text.strip()
+        return text.lower() if getattr(self.module, "do_lower_case", False) else text
+
+
+def check_module(module: Any) -> None:
+    """Refuse a model whose input cannot be counted here.
+
+    Args:
+        module: The first module of the model.
+
+    Raises:
+        ConfigError: If it is neither a text Transformer nor a StaticEmbedding.
+    """
+    tokenizer = getattr(module, "tokenizer", None)
+    countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
+    if not countable or "message" in getattr(module, "modality_config", ()):
+        msg = (
+            f"The model begins with {type(module).__name__}, whose input safe_embed cannot count. "
+            "Use a model that begins with a text Transformer or a StaticEmbedding."
+        )
+        raise ConfigError(msg)
+
+
+def _set_truncation(backend: Any, limit: int | None) -> None:
+    """Set what a fast tokenizer keeps between calls; upstream's own calls leave it changed."""
+    if backend.padding is not None:
+        backend.no_padding()
+    if limit is not None:
+        backend.enable_truncation(limit)
+    elif backend.truncation is not None:
+        backend.no_truncation()
+
+
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    """Part texts so that the tokenizer's own records, some 100 bytes a token, stay few."""
+    start = size = 0
+    for index, text in enumerate(texts):
+        if size > _PORTION_CHARS:
+            yield texts[start:index]
+            start, size = index, 0
+        size += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _padded(
+    rows: Sequence[NDArray[np.int32]], mask: NDArray[np.bool_], fill: int
+) -> torch.Tensor:
+    """Lay rows of different lengths into the places that *mask* names."""
+    import torch
+
+    table = np.full(mask.shape, fill, dtype=np.int64)
+    table[mask] = np.concatenate(rows)
+    return torch.from_numpy(table)

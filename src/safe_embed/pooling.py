@@ -1,0 +1,229 @@
+"""Chunk vectors into text vectors, and text vectors into the form the caller asked for.
+
+Pure numpy, float32 whatever the model's dtype. The order is that of sentence-transformers for one
+text: average, cut to the dimension, normalise, quantise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_embed.errors import ConfigError
+from safe_embed.types import FloatArray
+
+Pooling = Literal["mean", "token_weighted", "max"]
+PoolingFunction = Callable[[FloatArray, NDArray[np.int64]], FloatArray]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+_SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize
+
+
+def mean_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
+    """Average the chunks of a text, each counting the same.
+
+    Args:
+        vectors: Chunk embeddings, shape (n_chunks, dimension).
+        token_counts: Tokens of each chunk, shape (n_chunks,); not used.
+
+    Returns:
+        The text embedding, shape (dimension,). Not of unit length even if the rows are.
+    """
+    del token_counts
+    pooled: FloatArray = vectors.mean(axis=0, dtype=np.float32)
+    return pooled
+
+
+def token_weighted_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
+    """Average the chunks of a text, each counting as its tokens.
+
+    Args:
+        vectors: Chunk embeddings, shape (n_chunks, dimension).
+        token_counts: Tokens of each chunk, shape (n_chunks,).
+
+    Returns:
+        The text embedding, shape (dimension,).
+    """
+    weights = token_counts / max(token_counts.sum(), 1)
+    pooled: FloatArray = weights.astype(np.float32) @ vectors
+    return pooled
+
+
+def max_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
+    """Take the largest value of each dimension.
+
+    For comparison: on long Japanese articles it finds almost nothing (R@1 0.05, the mean 0.78).
+
+    Args:
+        vectors: Chunk embeddings, shape (n_chunks, dimension).
+        token_counts: Tokens of each chunk, shape (n_chunks,); not used.
+
+    Returns:
+        The text embedding, shape (dimension,).
+    """
+    del token_counts
+    pooled: FloatArray = vectors.max(axis=0)
+    return pooled
+
+
+_POOLINGS: dict[str, PoolingFunction] = {
+    "mean": mean_pool,
+    "token_weighted": token_weighted_pool,
+    "max": max_pool,
+}
+
+
+def resolve_pooling(spec: Pooling | PoolingFunction) -> PoolingFunction:
+    """Turn what a user passed as ``pooling`` into a function.
+
+    Args:
+        spec: A name, or a function of the chunk vectors (n_chunks, dimension) and their token
+            counts (n_chunks,) that gives the text vector (dimension,).
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: If *spec* is neither.
+    """
+    if callable(spec):
+        return spec
+    if spec in _POOLINGS:
+        return _POOLINGS[spec]
+    names = ", ".join(map(repr, _POOLINGS))
+    msg = f"pooling={spec!r} is not known. Use one of {names}, or a function."
+    raise ConfigError(msg)
+
+
+def pool(
+    vectors: FloatArray,
+    token_counts: Sequence[int],
+    pooling: PoolingFunction,
+    *,
+    unit_length: bool,
+) -> FloatArray:
+    """Make one vector of a text's chunk vectors.
+
+    A text of one chunk keeps the vector of that chunk, whatever the pooling is.
+
+    Args:
+        vectors: Chunk embeddings, shape (n_chunks, dimension).
+        token_counts: Tokens of each chunk.
+        pooling: How to pool.
+        unit_length: Whether the model ends in Normalize, so that its text vectors are unit vectors.
+
+    Returns:
+        The text embedding, float32, shape (dimension,).
+
+    Raises:
+        ConfigError: If a user's function gives another shape.
+    """
+    if len(vectors) == 1:
+        return vectors[0]
+    pooled = np.asarray(pooling(vectors, np.asarray(token_counts, dtype=np.int64)), np.float32)
+    if pooled.shape != vectors.shape[1:]:
+        msg = (
+            f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "
+            f"{vectors.shape}. It must give {vectors.shape[1:]}."
+        )
+        raise ConfigError(msg)
+    return normalize(pooled) if unit_length else pooled
+
+
+def normalize(vectors: FloatArray) -> FloatArray:
+    """Scale vectors to length 1.
+
+    Args:
+        vectors: Shape (dimension,) or (n, dimension); zero vectors stay zero.
+
+    Returns:
+        An array of the same shape.
+    """
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: FloatArray = vectors / np.maximum(norms, _SMALLEST_NORM)
+    return scaled
+
+
+def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
+    """Give vectors a fixed dimension: truncate, normalise, pad with zeros.
+
+    For an index whose dimension cannot change with the model.
+
+    >>> pad_to_dim(np.array([[3.0, 4.0]], dtype=np.float32), 4)
+    array([[0.6, 0.8, 0. , 0. ]], dtype=float32)
+
+    Args:
+        vectors: Shape (dimension,) or (n, dimension).
+        dim: The dimension to give them, at least 1.
+
+    Returns:
+        Unit vectors of dimension *dim*, in the same form as *vectors*.
+
+    Raises:
+        ConfigError: If *dim* is not positive.
+    """
+    if dim < 1:
+        msg = f"dim={dim} is no dimension. Use a positive number."
+        raise ConfigError(msg)
+    kept = normalize(np.asarray(vectors, dtype=np.float32)[..., :dim])
+    width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
+    return np.pad(kept, width)
+
+
+def finish(vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool) -> FloatArray:
+    """Cut vectors to a dimension, then normalise them if asked.
+
+    Args:
+        vectors: Shape (n, dimension).
+        truncate_dim: How many dimensions to keep; ``None`` for all.
+        unit_length: Whether to scale what is kept to length 1.
+
+    Returns:
+        Shape (n, kept).
+    """
+    kept = vectors if truncate_dim is None else vectors[..., :truncate_dim]
+    return normalize(kept) if unit_length else kept
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuse a precision that does not exist.
+
+    Args:
+        precision: What the caller asked for; ``None`` means float32.
+
+    Raises:
+        ConfigError: If it is not known.
+    """
+    if precision is not None and precision not in get_args(Precision):
+        names = ", ".join(map(repr, get_args(Precision)))
+        msg = f"precision={precision!r} is not supported. Use one of {names}."
+        raise ConfigError(msg)
+
+
+def quantize(
+    vectors: FloatArray, precision: Precision | None, ranges: FloatArray | None = None
+) -> NDArray[np.generic]:
+    """Store vectors in fewer bits, as ``sentence_transformers.quantize_embeddings`` does.
+
+    Args:
+        vectors: Shape (n, dimension).
+        precision: ``"int8"`` and ``"uint8"`` need ranges; ``"binary"`` and ``"ubinary"`` keep the
+            sign of each dimension.
+        ranges: Smallest and largest value of each dimension, shape (2, dimension). ``None``
+            calibrates on *vectors* themselves, so that a vector depends on its neighbours.
+
+    Returns:
+        Shape (n, dimension), or (n, dimension / 8) for the binary kinds.
+    """
+    if precision in (None, "float32"):
+        return vectors
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(vectors > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits - np.uint8(128)).view(np.int8)
+    low, high = (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges
+    with np.errstate(divide="ignore", invalid="ignore"):  # one text alone has no range
+        scaled = np.clip((vectors - low) / ((high - low) / 255), 0, 255)
+        return scaled.astype(np.uint8) if precision == "uint8" else (scaled - 128).astype(np.int8)

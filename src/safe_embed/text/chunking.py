@@ -1,0 +1,260 @@
+"""Spans and token counts in, chunks that fit the model out.
+
+Pure: the tokenizer comes in as a :class:`~safe_embed.types.Reader`, so every rule here can be tested
+without a model. A text goes down a ladder of splitters, from coarse to fine, only as far as it must;
+the pieces are packed evenly, and every chunk is encoded as the model will read it. Only that
+encoding proves that a chunk fits: a whole can have more tokens than the sum of its parts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby, islice, pairwise
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+from safe_embed.errors import ConfigError, TextTooLongError
+from safe_embed.text.custom import check_tiling
+from safe_embed.text.graphemes import cluster_cuts, spans_between
+from safe_embed.text.packing import pack
+from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
+
+Mode = Literal["packed", "spans"]
+
+# A piece with more characters than this for each token of the budget is cut without asking the
+# tokenizer, which is never handed a whole long text. Japanese has 1.5 characters a token, Latin 5.
+_MAX_CHARS_PER_TOKEN = 8
+# Texts up to this length are tried whole at once, as most of them fit: one pass instead of two.
+_TRY_CHARS_PER_TOKEN = 1.5
+# Text without any boundary is packed from blocks of a quarter of the budget, in characters.
+_BLOCKS_PER_CHUNK = 4
+# A longer run of blanks counts a token a character, so that no chunk goes on behind it.
+_MAX_BLANK_CHARS = 16
+
+
+class _Unit(NamedTuple):
+    """A piece of text that need not be cut any further."""
+
+    index: int
+    top: int
+    start: int
+    end: int
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunker:
+    """Cuts texts into chunks that fit a token budget.
+
+    Args:
+        ladder: Splitters from coarse to fine; below the last come grapheme clusters.
+        mode: ``"packed"`` fills chunks evenly; ``"spans"`` makes one chunk of each span that the
+            first splitter gives.
+    """
+
+    ladder: tuple[Splitter, ...]
+    mode: Mode = "packed"
+
+    def chunk(self, texts: Sequence[str], reader: Reader, budget: int) -> list[ChunkedInput]:
+        """Cut *texts* into chunks of at most *budget* tokens.
+
+        Invariants: the spans of a text's chunks tile it; ``len(chunk.encoding) <= budget``; no chunk
+        is white space alone unless its text is.
+
+        Args:
+            texts: Any strings.
+            reader: The model's tokenizer and the prompt that goes in front of every chunk.
+            budget: Tokens a chunk may have, special tokens and prompt included.
+
+        Returns:
+            One value a text, in order.
+
+        Raises:
+            ConfigError: If prompt and special tokens leave no room, or a splitter loses text.
+            TextTooLongError: If a single character does not fit the budget.
+        """
+        room = budget - reader.overhead_tokens
+        if room < 1:
+            msg = (
+                f"The prompt and the special tokens take {reader.overhead_tokens} of the {budget} "
+                "tokens that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens."
+            )
+            raise ConfigError(msg)
+        job = _Job(texts, reader, budget, room)
+        done: dict[int, ChunkedInput] = {}
+        limit = _TRY_CHARS_PER_TOKEN * room if self.mode == "packed" else 0
+        done |= job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
+        units = self._units(job, [i for i in range(len(texts)) if i not in done])
+        if self.mode == "packed":
+            # A boundary can cost a token and part another: the whole may be that much smaller.
+            done |= job.encode_whole([i for i in units if _size(units[i], boundary_tokens=2) <= room])
+        done |= self._packed(job, {i: found for i, found in units.items() if i not in done})
+        return [done[index] for index in range(len(texts))]
+
+    def _units(self, job: _Job, indices: Sequence[int]) -> dict[int, list[_Unit]]:
+        """Cut texts down the ladder until every piece fits."""
+        first = self.ladder[0]
+        units = job.measure(
+            _Unit(index, top, start, end)
+            for index in indices
+            for top, (start, end) in enumerate(_split(first, job.texts[index]))
+        )
+        for splitter in self.ladder[1:]:
+            units = job.refine(units, lambda unit, rung=splitter: _split(rung, job.text_of(unit)))
+        while job.oversized(units):
+            units = job.refine(units, job.halve)
+        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("index"))}
+        return {index: job.absorb_blanks(by_text.get(index, [])) for index in indices}
+
+    def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, ChunkedInput]:
+        """Pack the units of each text into chunks; cut again where an encoding does not fit."""
+        by_top = self.mode == "spans"
+        waiting = [part for found in units.values() for part in _parts(found, job.room, by_top=by_top)]
+        chunks: dict[int, list[Chunk]] = {index: [] for index in units}
+        while waiting:
+            encodings = job.reader.encode([job.read(part) for part in waiting])
+            again: list[list[_Unit]] = []
+            for part, encoding in zip(waiting, encodings, strict=True):
+                if len(encoding) <= job.budget:
+                    span = Span(part[0].start, part[-1].end)
+                    chunks[part[0].index].append(Chunk(span, encoding))
+                else:
+                    again += job.in_two(part)
+            waiting = again
+        return {
+            index: ChunkedInput(
+                tuple(sorted(found, key=attrgetter("span"))),
+                is_long=_size(units[index]) > job.room or (not by_top and len(found) > 1),
+                cut_clusters=tuple(sorted(at for which, at in job.cut_clusters if which == index)),
+            )
+            for index, found in chunks.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one call of :meth:`Chunker.chunk` works on."""
+
+    texts: Sequence[str]
+    reader: Reader
+    budget: int
+    room: int
+    cut_clusters: set[tuple[int, int]] = field(default_factory=set)
+
+    def encode_whole(self, indices: Sequence[int]) -> dict[int, ChunkedInput]:
+        """Encode texts uncut; give those that fit."""
+        encodings = self.reader.encode([self.texts[index] for index in indices])
+        return {
+            index: ChunkedInput((Chunk(Span(0, len(self.texts[index])), encoding),))
+            for index, encoding in zip(indices, encodings, strict=True)
+            if len(encoding) <= self.budget
+        }
+
+    def read(self, part: Sequence[_Unit]) -> str:
+        """Give what the model reads of a chunk: blanks at its ends only cost tokens."""
+        text = self.texts[part[0].index]
+        start, end = part[0].start, part[-1].end
+        return text if end - start == len(text) else text[start:end].strip()
+
+    def measure(self, units: Iterable[_Unit]) -> list[_Unit]:
+        """Count the tokens of each unit by itself; blanks count none."""
+        found = list(units)
+        longest = _MAX_CHARS_PER_TOKEN * self.budget
+        pieces = [self.texts[unit.index][unit.start : unit.end].strip() for unit in found]
+        counts = iter(self.reader.count([piece for piece in pieces if 0 < len(piece) <= longest]))
+        return [
+            unit._replace(tokens=next(counts) if len(piece) <= longest else self.room + 1)
+            if piece
+            else unit
+            for unit, piece in zip(found, pieces, strict=True)
+        ]
+
+    def oversized(self, units: Iterable[_Unit]) -> list[_Unit]:
+        """Pick the units that do not fit a chunk."""
+        return [unit for unit in units if unit.tokens > self.room]
+
+    def text_of(self, unit: _Unit) -> str:
+        """Give the characters of a unit."""
+        return self.texts[unit.index][unit.start : unit.end]
+
+    def refine(
+        self, units: list[_Unit], split: Callable[[_Unit], Sequence[Span]]
+    ) -> list[_Unit]:
+        """Replace every unit that does not fit by the finer ones that *split* gives."""
+        finer = {unit: split(unit) for unit in self.oversized(units)}
+        finer = {unit: spans for unit, spans in finer.items() if len(spans) > 1}
+        if not finer:
+            return units
+        fresh = iter(
+            self.measure(
+                unit._replace(start=unit.start + start, end=unit.start + end, tokens=0)
+                for unit, spans in finer.items()
+                for start, end in spans
+            )
+        )
+        return [
+            part
+            for unit in units
+            for part in (islice(fresh, len(finer[unit])) if unit in finer else (unit,))
+        ]
+
+    def halve(self, unit: _Unit) -> list[Span]:
+        """Cut where no splitter can: between grapheme clusters while there are two of them."""
+        piece = self.text_of(unit)
+        core = piece.strip()
+        lead = len(piece) - len(piece.lstrip())
+        block = max(1, self.budget // _BLOCKS_PER_CHUNK)
+        size = block if len(core) > 2 * block else (len(core) + 1) // 2
+        cuts = cluster_cuts(core, size) or cluster_cuts(core, 1)
+        if not cuts:
+            at = unit.start + lead
+            if len(core) == 1:
+                msg = (
+                    f"The character at position {at} of input {unit.index} alone has more tokens "
+                    f"than the {self.room} that a chunk has room for. Use a larger max_chunk_tokens."
+                )
+                raise TextTooLongError(msg, (unit.index,))
+            cuts = [len(core) // 2]
+            self.cut_clusters.add((unit.index, at + cuts[0]))
+        return spans_between([lead + cut for cut in cuts], len(piece))
+
+    def in_two(self, part: list[_Unit]) -> list[list[_Unit]]:
+        """Part units that as a whole have more tokens than the sum of their own."""
+        if len(part) == 1:
+            unit = part[0]._replace(tokens=self.room + 1)
+            part = self.absorb_blanks(self.refine([unit], self.halve))
+        totals = list(accumulate(unit.tokens for unit in part))
+        middle = min(max(bisect_left(totals, totals[-1] / 2), 1), len(part) - 1)
+        return [part[:middle], part[middle:]]
+
+    def absorb_blanks(self, units: Sequence[_Unit]) -> list[_Unit]:
+        """Join what the tokenizer reads nothing in to the unit before it, or the first behind."""
+        kept: list[_Unit] = []
+        for unit in units:
+            if kept and not unit.tokens:
+                blanks = unit.end - kept[-1].end
+                cost = blanks if blanks > _MAX_BLANK_CHARS else 0
+                tokens = min(self.room, kept[-1].tokens + cost)
+                kept[-1] = kept[-1]._replace(end=unit.end, tokens=tokens)
+            elif kept or unit.tokens:
+                kept.append(unit if kept else unit._replace(start=0))
+        return kept or [unit._replace(start=0) for unit in units[-1:]]
+
+
+def _split(splitter: Splitter, text: str) -> list[Span]:
+    return check_tiling(text, splitter.split(text), splitter)
+
+
+def _size(units: Sequence[_Unit], boundary_tokens: int = 0) -> int:
+    """Sum up the tokens of units, less what each boundary may have added."""
+    return sum(unit.tokens for unit in units) - boundary_tokens * len(units)
+
+
+def _parts(units: list[_Unit], room: int, *, by_top: bool) -> Iterator[list[_Unit]]:
+    """Pack units into chunks, those of each top span by themselves if *by_top*."""
+    groups = [list(found) for _, found in groupby(units, key=attrgetter("top"))]
+    for group in groups if by_top else [units]:
+        for start, end in pairwise((0, *pack([unit.tokens for unit in group], room))):
+            yield group[start:end]

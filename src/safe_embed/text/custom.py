@@ -1,0 +1,141 @@
+"""A user's own rule as a splitter: a regular expression, or a function of another library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from safe_embed.errors import ConfigError
+from safe_embed.text.graphemes import spans_between
+from safe_embed.types import Span
+
+
+@dataclass(frozen=True, slots=True)
+class RegexSplitter:
+    """Cut behind every match of a regular expression, and nowhere else.
+
+    >>> text = "春、夏。秋"
+    >>> [text[start:end] for start, end in RegexSplitter("[。、]").split(text)]
+    ['春、', '夏。', '秋']
+
+    Args:
+        pattern: The expression; an empty match cuts nothing.
+        min_chars: Texts shorter than this, in code points, stay whole.
+
+    Raises:
+        ConfigError: If *pattern* is no valid expression.
+    """
+
+    pattern: str | re.Pattern[str]
+    min_chars: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "pattern", re.compile(self.pattern))
+        except re.error as error:
+            msg = f"pattern={self.pattern!r} is no regular expression: {error}."
+            raise ConfigError(msg) from error
+
+    def split(self, text: str) -> list[Span]:
+        """Cut *text* behind every match.
+
+        Args:
+            text: Any string.
+
+        Returns:
+            The spans in order; they tile the text.
+        """
+        if len(text) < self.min_chars:
+            return spans_between((), len(text))
+        matches = re.finditer(self.pattern, text)
+        ends = dict.fromkeys(m.end() for m in matches if m.start() < m.end() < len(text))
+        return spans_between(list(ends), len(text))
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSplitter:
+    """Cut where another library's splitter does.
+
+    The function may give the pieces themselves or ``(start, end)`` pairs. What it leaves out
+    between two pieces (blanks, line breaks) stays with the piece before, so nothing is lost.
+
+    >>> text = "いち に  さん"
+    >>> [text[start:end] for start, end in FunctionSplitter(str.split).split(text)]
+    ['いち ', 'に  ', 'さん']
+
+    Args:
+        function: Takes a text, gives its pieces in order. With ``isolation="process"`` it must be
+            importable by name.
+    """
+
+    function: Callable[[str], Iterable[str] | Iterable[tuple[int, int]]]
+
+    def split(self, text: str) -> list[Span]:
+        """Cut *text* where the function's pieces begin.
+
+        Args:
+            text: Any string.
+
+        Returns:
+            The spans in order; they tile the text.
+
+        Raises:
+            ConfigError: If a piece is not in the text, or the pieces are out of order.
+        """
+        starts: list[int] = []
+        at = 0
+        for number, piece in enumerate(self.function(text)):
+            start, end = self._locate(text, piece, at)
+            if start < at or not start <= end <= len(text):
+                msg = (
+                    f"{self.function!r} gave a piece (number {number}) that does not follow the "
+                    f"one before it in the text of {len(text)} characters. A splitter must give "
+                    "unchanged pieces of the text, in order."
+                )
+                raise ConfigError(msg)
+            if start < end:
+                starts.append(start)
+            at = end
+        return spans_between([start for start in starts[1:] if start], len(text))
+
+    @staticmethod
+    def _locate(text: str, piece: str | Sequence[int], at: int) -> tuple[int, int]:
+        if isinstance(piece, str):
+            start = text.find(piece, at)
+            return start, start + len(piece)
+        start, end = piece
+        return start, end
+
+
+def check_tiling(text: str, spans: Sequence[tuple[int, int]], splitter: object) -> list[Span]:
+    """Make sure that a user's splitter lost nothing.
+
+    Args:
+        text: The text that was split.
+        spans: What the splitter gave.
+        splitter: The splitter, for the message.
+
+    Returns:
+        The spans.
+
+    Raises:
+        ConfigError: If the spans do not tile the text.
+    """
+    at = 0
+    for number, (start, end) in enumerate(spans):
+        if start != at or end <= start:
+            msg = (
+                f"{type(splitter).__name__}.split gave span {number} as ({start}, {end}) where one "
+                f"that starts at {at} was needed. Spans must tile the text: each starts where the "
+                "one before ends, and none is empty."
+            )
+            raise ConfigError(msg)
+        at = end
+    if at != len(text):
+        msg = (
+            f"{type(splitter).__name__}.split gave spans up to {at} for a text of {len(text)} "
+            "characters. Spans must cover the whole text."
+        )
+        raise ConfigError(msg)
+    return [Span(start, end) for start, end in spans]

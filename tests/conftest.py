@@ -1,0 +1,36 @@
+"""What many tests need: the evaluation data, and the offline model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from safe_embed import offline
+
+# No deadlines: the first example of a property may load a model or a dictionary.
+settings.register_profile("dev", max_examples=100, deadline=None)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "dev")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of evaluation data, from SAFE_EMBED_DATA; without it the test is skipped.
+
+    SAFE_EMBED_REQUIRE_DATA makes that a failure, so that CI cannot pass by skipping.
+    """
+    given = os.environ.get("SAFE_EMBED_DATA")
+    if given and Path(given).is_dir():
+        return Path(given)
+    if given or os.environ.get("SAFE_EMBED_REQUIRE_DATA"):
+        pytest.fail(f"SAFE_EMBED_DATA is {given!r}, which is no folder")
+    pytest.skip("SAFE_EMBED_DATA does not name the folder of evaluation data")
+
+
+@pytest.fixture(scope="session")
+def offline_model_path() -> Path:
+    """The offline model in the user's own cache: built by the first run, used by all others."""
+    return offline.model_path()

@@ -1,0 +1,191 @@
+"""The import direction: errors <- types <- {text, pooling, ...} <- model <- encoder <- {cli, ...}."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "safe_embed"
+SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
+
+GROUND = frozenset({"errors", "types"})
+MIDDLE = frozenset({"text", "pooling", "memory", "model.batching"})
+FACADE = frozenset({"", "encoder"})
+
+# Room -> the rooms it may import besides itself. A module is in the room with the longest name that
+# fits, and a private one such as _offline_x in the room offline; "" is the package's __init__.
+ROOMS: dict[str, frozenset[str]] = {
+    "errors": frozenset(),
+    "types": frozenset({"errors"}),
+    **dict.fromkeys(MIDDLE, GROUND),
+    "offline": GROUND,
+    "model": GROUND | MIDDLE | {"model.loader"},
+    "model.loader": GROUND | MIDDLE | {"model", "offline"},
+    "inputs": GROUND,
+    "encoder": GROUND | MIDDLE | {"inputs", "model", "model.loader"},
+    "": GROUND | MIDDLE | {"model", "model.loader", "offline", "encoder"},
+    "diagnosis": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
+    "jobs": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
+    "integrations": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
+    "cli": GROUND | MIDDLE | FACADE | {"model", "model.loader", "offline"},
+}
+
+# Library -> the only module that may import it.
+SOLE_IMPORTERS = {
+    "sentence_transformers": "model.loader",
+    "fugashi": "text.morphemes",
+    "psutil": "memory.sampling",
+}
+
+
+def read_modules(source: Path) -> dict[str, str]:
+    """Module name below the package ("" is its __init__) -> source text."""
+    modules = {}
+    for path in sorted(source.rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[name] = path.read_text(encoding="utf-8")
+    return modules
+
+
+def imported_names(module: str, tree: ast.AST, packages: set[str]) -> Iterator[str]:
+    """Yield each dotted name that *module* imports, anywhere in it: functions count too."""
+    full = f"{PACKAGE}.{module}".rstrip(".")
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=origin, names=names, level=level):
+                # `from . import a` in a package starts at the package, in a module at its parent.
+                up = level - 1 if module in packages else level
+                parts = full.split(".")[: len(full.split(".")) - up] if level else []
+                prefix = ".".join([*parts, *([origin] if origin else [])])
+                yield from (f"{prefix}.{alias.name}" for alias in names)
+            case ast.Call(
+                func=ast.Name(id=called) | ast.Attribute(attr=called),
+                args=[ast.Constant(value=str(name)), *_],
+            ) if called in {"import_module", "__import__"}:
+                yield name
+
+
+def own_module(name: str, modules: dict[str, str]) -> str | None:
+    """Map a dotted name to the module of ours that holds it, or None if it is not ours."""
+    if name != PACKAGE and not name.startswith(f"{PACKAGE}."):
+        return None
+    below = name.removeprefix(PACKAGE).removeprefix(".")
+    while below and below not in modules:
+        below = below.rpartition(".")[0]
+    return below
+
+
+def room_of(module: str) -> str | None:
+    """The room with the longest name that fits, or None: a module without a room."""
+    if module.startswith("_"):
+        module = module[1:].replace("_", ".", 1)
+    rooms = [room for room in ROOMS if module == room or (room and module.startswith(f"{room}."))]
+    return max(rooms, key=len, default=None)
+
+
+def violations(modules: dict[str, str]) -> list[str]:
+    """Every import against the arrows, as "importer -> imported"."""
+    packages = {""} | {name.rpartition(".")[0] for name in modules if "." in name}
+    found = [f"{name} has no room" for name in modules if room_of(name) is None]
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for module, text in modules.items():
+        room = room_of(module)
+        for name in imported_names(module, ast.parse(text), packages):
+            target = own_module(name, modules)
+            if target is None:
+                sole = SOLE_IMPORTERS.get(name.split(".")[0], module)
+                allowed = sole == module
+            else:
+                graph[module] |= {target} - {module}
+                allowed = room is None or room_of(target) in ROOMS[room] | {room}
+            if not allowed:
+                found.append(f"{module or PACKAGE} -> {name}")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found.append("cycle: " + " -> ".join(error.args[1]))
+    return found
+
+
+def test_the_package_keeps_its_arrows() -> None:
+    """No module of safe_embed imports against the arrows, at its top or inside a function."""
+    modules = read_modules(SOURCE)
+    assert {"", "errors", "types", "text.graphemes"} <= set(modules)
+    assert [] == violations(modules)
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "expected"),
+    [
+        ("errors", "import safe_embed.types", "errors -> safe_embed.types"),
+        ("types", "from safe_embed import text", "types -> safe_embed.text"),
+        ("text.a", "from safe_embed.pooling import mean", "text.a -> safe_embed.pooling.mean"),
+        ("text.a", "from ..pooling import mean", "text.a -> safe_embed.pooling.mean"),
+        ("text", "from .. import memory", "text -> safe_embed.memory"),
+        ("text.a", "def f():\n    from safe_embed import model", "text.a -> safe_embed.model"),
+        ("text.a", "from safe_embed import SafeEncoder", "text.a -> safe_embed.SafeEncoder"),
+        ("model.batching", "from . import session", "model.batching -> safe_embed.model.session"),
+        ("model.session", "import safe_embed.offline", "model.session -> safe_embed.offline"),
+        ("offline", "import safe_embed.model.loader", "offline -> safe_embed.model.loader"),
+        ("pooling", "from safe_embed import _offline_x", "pooling -> safe_embed._offline_x"),
+        ("encoder", "import safe_embed.cli", "encoder -> safe_embed.cli"),
+        ("jobs", "import safe_embed.cli", "jobs -> safe_embed.cli"),
+        ("", "from .cli import main", "safe_embed -> safe_embed.cli.main"),
+        (
+            "cli",
+            "def f():\n    from sentence_transformers import util",
+            "cli -> sentence_transformers.util",
+        ),
+        ("cli", "importlib.import_module('fugashi')", "cli -> fugashi"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, line: str, expected: str) -> None:
+    """Each forbidden import, planted alone into an innocent package, is the one thing reported."""
+    rooms = ("text.a", "model.session", "_offline_x")
+    modules = dict.fromkeys([*ROOMS, *rooms], "")
+    assert [] == violations(modules)
+    assert [expected] == violations({**modules, module: line})
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("text.a", "from safe_embed.errors import ConfigError"),
+        ("text.a", "from . import b"),
+        ("model.session", "from safe_embed.model import batching, loader"),
+        ("model.loader", "def f():\n    from sentence_transformers import SentenceTransformer"),
+        ("model.loader", "from safe_embed import offline"),
+        ("text.morphemes", "import fugashi"),
+        ("offline", "from safe_embed._offline_x import y"),
+        ("cli", "from safe_embed import SafeEncoder, offline"),
+        ("", "from safe_embed.encoder import SafeEncoder"),
+    ],
+)
+def test_what_the_arrows_allow_is_not_reported(module: str, line: str) -> None:
+    """The imports that the design asks for pass."""
+    rooms = ("text.a", "text.b", "text.morphemes", "model.session", "_offline_x")
+    modules = dict.fromkeys([*ROOMS, *rooms], "")
+    assert [] == violations({**modules, module: line})
+
+
+def test_a_cycle_inside_a_room_is_found() -> None:
+    """Two modules of one room that import each other are a cycle, even from inside a function."""
+    modules = {
+        "text": "",
+        "text.a": "from safe_embed.text.b import x",
+        "text.b": "def f():\n    from safe_embed.text import a",
+    }
+    (found,) = violations(modules)
+    assert found in {"cycle: text.a -> text.b -> text.a", "cycle: text.b -> text.a -> text.b"}
+
+
+def test_a_module_without_a_room_is_found() -> None:
+    """A new module must be given its place in the table."""
+    assert ["utils has no room"] == violations({"": "", "utils": ""})
