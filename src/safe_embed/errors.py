@@ -31,9 +31,14 @@ class ConfigError(SafeEmbedError, ValueError):
 class InvalidTextError(SafeEmbedError, ValueError):
     """An input is not a text that can be encoded.
 
-    Attributes:
+    Args:
+        message: What is wrong and what to do.
         index: Which input, counted from 0; ``None`` where the whole argument is meant.
         position: Where in that input, in code points; ``None`` where the input is no string.
+
+    Attributes:
+        index: As given.
+        position: As given.
     """
 
     def __init__(self, message: str, index: int | None = None, position: int | None = None) -> None:
@@ -45,8 +50,12 @@ class InvalidTextError(SafeEmbedError, ValueError):
 class TextTooLongError(SafeEmbedError, ValueError):
     """Texts do not fit what the model reads, and ``on_long="error"`` asked to be told.
 
-    Attributes:
+    Args:
+        message: What is wrong and what to do.
         indices: Every input that does not fit, counted from 0.
+
+    Attributes:
+        indices: As given.
     """
 
     def __init__(self, message: str, indices: Sequence[int] = ()) -> None:
@@ -57,8 +66,13 @@ class TextTooLongError(SafeEmbedError, ValueError):
 class MissingExtraError(SafeEmbedError, ImportError):
     """A feature needs an optional package.
 
-    Attributes:
+    Args:
+        feature: What needs it.
+        package: The name of the missing package.
         extra: The extra to install, as in ``pip install 'safe-embed[offline]'``.
+
+    Attributes:
+        extra: As given.
     """
 
     def __init__(self, feature: str, package: str, extra: str) -> None:

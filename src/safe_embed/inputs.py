@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -61,7 +62,8 @@ def check_text(text: Any, index: int | None) -> str:
             f"{name} has a lone surrogate (U+{ord(text[error.start]):04X}) at position "
             f"{error.start}: half a character, often from a wrong decoding. Read the text with its "
             "true encoding, or pass text.encode('utf-8', 'replace').decode().\n"
-            f"{name} の {error.start} 文字目に、単独のサロゲートがあります。正しい文字コードで読み直してください。"
+            f"{name} の位置 {error.start} に単独のサロゲートがあります。"
+            "正しい文字コードで読み直してください。"
         )
         raise InvalidTextError(msg, index or 0, error.start) from None
     return str(text)
@@ -79,7 +81,8 @@ def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        if "sentences" in kwargs and "inputs" not in kwargs and len(args) < 2:  # noqa: PLR2004 self and inputs
+        only_self = 1
+        if "sentences" in kwargs and "inputs" not in kwargs and len(args) == only_self:
             kwargs["inputs"] = kwargs.pop("sentences")
         return method(*args, **kwargs)
 
@@ -87,7 +90,8 @@ def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
 
 
 def _gives_items(inputs: Any) -> bool:
-    # A 0-dimensional array has __iter__ and fails on it; an image or a module has none that we want.
+    # A 0-dimensional array has __iter__ and fails on it; an image or a module has none that we
+    # want.
     return isinstance(inputs, Iterable) and getattr(inputs, "ndim", 1) == 1
 
 
@@ -95,7 +99,7 @@ def _kind(value: Any) -> str:
     """Name the kind of a value without showing it."""
     if value is None:
         return "None"
-    if isinstance(value, numbers.Real) and value != value:  # noqa: PLR0124 only NaN differs from itself
+    if isinstance(value, numbers.Real) and math.isnan(value):
         return "NaN (a missing value of pandas?)"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} (pairs and conversations are not supported)"

@@ -121,8 +121,9 @@ def pool(
     Raises:
         ConfigError: If a user's function gives another shape.
     """
+    pooled: FloatArray = vectors[0]
     if len(vectors) == 1:
-        return vectors[0]
+        return pooled
     pooled = np.asarray(pooling(vectors, np.asarray(token_counts, dtype=np.int64)), np.float32)
     if pooled.shape != vectors.shape[1:]:
         msg = (
@@ -170,7 +171,8 @@ def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
         raise ConfigError(msg)
     kept = normalize(np.asarray(vectors, dtype=np.float32)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
-    return np.pad(kept, width)
+    padded: FloatArray = np.pad(kept, width)
+    return padded
 
 
 def finish(vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool) -> FloatArray:
@@ -226,4 +228,6 @@ def quantize(
     low, high = (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges
     with np.errstate(divide="ignore", invalid="ignore"):  # one text alone has no range
         scaled = np.clip((vectors - low) / ((high - low) / 255), 0, 255)
-        return scaled.astype(np.uint8) if precision == "uint8" else (scaled - 128).astype(np.int8)
+        low_end, kind = (0, np.uint8) if precision == "uint8" else (128, np.int8)
+        levels: NDArray[np.generic] = (scaled - low_end).astype(kind)
+    return levels

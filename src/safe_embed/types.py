@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -52,7 +52,7 @@ class Reader(Protocol):
         """Count the tokens of each piece by itself, without special tokens and prompt."""
         ...
 
-    def encode(self, pieces: Sequence[str]) -> Sequence[Sized]:
+    def encode(self, pieces: Sequence[str]) -> Sequence[Encoding]:
         """Encode each piece exactly as the model will read it, and never truncate."""
         ...
 
@@ -92,7 +92,7 @@ class Chunk(NamedTuple):
     """A piece of a text together with its encoding, whose length is its number of tokens."""
 
     span: Span
-    encoding: Sized
+    encoding: Encoding
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ OnLong = Literal["chunk", "truncate", "error"]
 logger = logging.getLogger("safe_embed")
 
 # What a model reads is capped here unless the user asks for more: attention takes memory with the
-# square of the length (ruri-v3-30m on 14,457 characters: from 1.0 to 2.4 GB), and shorter chunks find
-# better. Source: docs/ja/growth.md and docs/ja/truncation.md.
+# square of the length (ruri-v3-30m on 14,457 characters: from 1.0 to 2.4 GB), and shorter chunks
+# find better. Source: docs/ja/growth.md and docs/ja/truncation.md.
 DEFAULT_CHUNK_TOKENS = 512
-# Tokens of a padded batch. On a CPU small batches stay in its caches: 2,663 tokens/s at 1,024, 2,452
-# at 4,096 (e5-small, 2 cores); a GPU wants them large. Source: docs/ja/growth.md.
+# Tokens of a padded batch. On a CPU small batches stay in its caches: 2,663 tokens/s at 1,024,
+# 2,452 at 4,096 (e5-small, 2 cores); a GPU wants them large. Source: docs/ja/growth.md.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS_ELSEWHERE = 32_768
 
@@ -60,8 +60,8 @@ class Request:
         show_progress_bar: Whether to draw a bar.
         device: Where to move the model first, or ``None``.
         model_kwargs: Further arguments of the model's forward, such as ``task``.
-        pool_options: Upstream's ``pool``, ``chunk_size`` and a list as ``device``; if there are any,
-            upstream's own processes embed the chunks.
+        pool_options: Upstream's ``pool``, ``chunk_size`` and a list as ``device``; if there are
+            any, upstream's own processes embed the chunks.
     """
 
     texts: Sequence[str]
@@ -161,12 +161,12 @@ class Inference:
         found = self.encode_chunks(request, want_spans=False)
         return np.stack([one.pooled() for one in found])
 
-    def encode_raw(self, request: Request, **upstream: Any) -> list[Any]:
+    def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> list[Any]:
         """Give token embeddings or all outputs of texts that fit, by upstream's own ``encode``.
 
         Args:
             request: What to embed.
-            **upstream: Further arguments for upstream's ``encode``.
+            upstream: Further arguments for upstream's ``encode``.
 
         Returns:
             What upstream gives, one value a text.
@@ -218,9 +218,9 @@ class Inference:
         long = [index for index, one in enumerate(inputs) if one.is_long]
         if long:
             msg = (
-                f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} tokens "
-                f"of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten them, or "
-                "use on_long='chunk' and the default output_value.\n"
+                f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "
+                f"tokens of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten "
+                "them, or use on_long='chunk' and the default output_value.\n"
                 f"{len(long)} 件の文章が上限の {self.budget_tokens} トークンを超えています"
                 f"（番号 {_listed(long)}）。短くするか on_long='chunk' を使ってください。"
             )
@@ -248,9 +248,7 @@ class Inference:
                     rows[index] = row
         return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
 
-    def _forward_elsewhere(
-        self, inputs: Sequence[ChunkedInput], request: Request
-    ) -> FloatArray:
+    def _forward_elsewhere(self, inputs: Sequence[ChunkedInput], request: Request) -> FloatArray:
         """Let upstream's processes embed the chunks, which all fit."""
         pieces = [
             text if len(one.chunks) == 1 and not one.is_long else text[slice(*chunk.span)].strip()

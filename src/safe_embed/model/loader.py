@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,14 @@ class ModelSource:
             msg = (
                 f"model is {type(self.spec).__name__}. Use a model name, a folder, 'offline', a "
                 "function that gives a SentenceTransformer, or a SentenceTransformer.\n"
-                "model にはモデル名、フォルダー、'offline'、SentenceTransformer のどれかを渡してください。"
+                "model にはモデル名、フォルダー、'offline'、SentenceTransformer の"
+                "どれかを渡してください。"
             )
             raise ConfigError(msg)
         if self.options and (self.is_loaded or callable(self.spec)):
             msg = (
-                f"{', '.join(map(repr, self.options))} cannot be used: the model is not loaded here. "
-                "Pass such arguments where you make the SentenceTransformer."
+                f"{', '.join(map(repr, self.options))} cannot be used: the model is not loaded "
+                "here. Pass such arguments where you make the SentenceTransformer."
             )
             raise ConfigError(msg)
 
@@ -115,12 +116,11 @@ def ends_in_normalize(model: SentenceTransformer) -> bool:
     Returns:
         Whether its last module is Normalize.
     """
-    from sentence_transformers.models import Normalize
+    # By name: the class lives in other modules in sentence-transformers 5 than in 6.
+    return type(model[-1]).__name__ == "Normalize"
 
-    return isinstance(model[-1], Normalize)
 
-
-def stop_pool(pool: dict[str, Any]) -> None:
+def stop_pool(pool: Any) -> None:
     """Stop the processes of upstream's own pool.
 
     Args:

@@ -1,19 +1,20 @@
 """The one thread on which an encoder's tokenizer and model work, whoever calls.
 
-OpenMP and the allocator keep state for every thread that calls in: 60 calling threads cost 265 MB and
-120 native threads with sentence-transformers alone (docs/ja/growth.md). Here they cost a queue.
+OpenMP and the allocator keep state for every thread that calls in: 60 calling threads cost 265 MB
+and 120 native threads with sentence-transformers alone (docs/ja/growth.md). Here they cost a queue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from safe_embed.errors import WorkerError
 from safe_embed.model.inference import Inference, Settings
 from safe_embed.model.loader import ModelSource, ends_in_normalize
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -34,11 +35,15 @@ class Session:
             self.close()
             raise
 
-    def run(self, work: Callable[[Inference], T]) -> T:
+    def run(
+        self, work: Callable[Concatenate[Inference, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run *work* on the session's thread and wait for its result.
 
         Args:
-            work: Takes the loaded model's inference.
+            work: Takes the loaded model's inference, then the other arguments.
+            *args: Further arguments.
+            **kwargs: Further arguments.
 
         Returns:
             What *work* gives.
@@ -47,9 +52,9 @@ class Session:
             WorkerError: If the session is closed.
         """
         if self._closed:
-            msg = "This SafeEncoder is closed. Make a new one, or call close() later."
+            msg = "This SafeEncoder is closed. Make a new one, or close it later."
             raise WorkerError(msg)
-        return self._executor.submit(work, self._inference).result()
+        return self._executor.submit(work, self._inference, *args, **kwargs).result()
 
     @property
     def inference(self) -> Inference:

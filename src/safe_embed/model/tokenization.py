@@ -1,8 +1,8 @@
 """The model's tokenizer, called as sentence-transformers calls it, but never truncating.
 
-Three kinds come along: fast tokenizers of transformers (Rust), slow ones (Python; the Japanese BERTs
-with MeCab inside), and the bare ``tokenizers.Tokenizer`` of a StaticEmbedding. None of them is used
-by two threads at once, and none is handed a whole long text.
+Three kinds come along: fast tokenizers of transformers (Rust), slow ones (Python; the Japanese
+BERTs with MeCab inside), and the bare ``tokenizers.Tokenizer`` of a StaticEmbedding. None of them
+is used by two threads at once, and none is handed a whole long text.
 """
 
 from __future__ import annotations
@@ -235,9 +235,7 @@ def _portions(texts: list[str]) -> Iterator[list[str]]:
         yield texts[start:]
 
 
-def _padded(
-    rows: Sequence[NDArray[np.int32]], mask: NDArray[np.bool_], fill: int
-) -> torch.Tensor:
+def _padded(rows: Sequence[NDArray[np.int32]], mask: NDArray[np.bool_], fill: int) -> torch.Tensor:
     """Lay rows of different lengths into the places that *mask* names."""
     import torch
 

@@ -1,9 +1,9 @@
 """Spans and token counts in, chunks that fit the model out.
 
-Pure: the tokenizer comes in as a :class:`~safe_embed.types.Reader`, so every rule here can be tested
-without a model. A text goes down a ladder of splitters, from coarse to fine, only as far as it must;
-the pieces are packed evenly, and every chunk is encoded as the model will read it. Only that
-encoding proves that a chunk fits: a whole can have more tokens than the sum of its parts.
+Pure: the tokenizer comes in as a :class:`~safe_embed.types.Reader`, so every rule here can be
+tested without a model. A text goes down a ladder of splitters, from coarse to fine, only as far as
+it must; the pieces are packed evenly, and every chunk is encoded as the model will read it. Only
+that encoding proves that a chunk fits: a whole can have more tokens than the sum of its parts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Literal, NamedTuple
@@ -37,7 +38,7 @@ _MAX_BLANK_CHARS = 16
 class _Unit(NamedTuple):
     """A piece of text that need not be cut any further."""
 
-    index: int
+    which: int
     top: int
     start: int
     end: int
@@ -60,8 +61,8 @@ class Chunker:
     def chunk(self, texts: Sequence[str], reader: Reader, budget: int) -> list[ChunkedInput]:
         """Cut *texts* into chunks of at most *budget* tokens.
 
-        Invariants: the spans of a text's chunks tile it; ``len(chunk.encoding) <= budget``; no chunk
-        is white space alone unless its text is.
+        Invariants: the spans of a text's chunks tile it; ``len(chunk.encoding) <= budget``; no
+        chunk is white space alone unless its text is.
 
         Args:
             texts: Any strings.
@@ -89,7 +90,9 @@ class Chunker:
         units = self._units(job, [i for i in range(len(texts)) if i not in done])
         if self.mode == "packed":
             # A boundary can cost a token and part another: the whole may be that much smaller.
-            done |= job.encode_whole([i for i in units if _size(units[i], boundary_tokens=2) <= room])
+            done |= job.encode_whole(
+                [i for i in units if _size(units[i], boundary_tokens=2) <= room]
+            )
         done |= self._packed(job, {i: found for i, found in units.items() if i not in done})
         return [done[index] for index in range(len(texts))]
 
@@ -102,16 +105,18 @@ class Chunker:
             for top, (start, end) in enumerate(_split(first, job.texts[index]))
         )
         for splitter in self.ladder[1:]:
-            units = job.refine(units, lambda unit, rung=splitter: _split(rung, job.text_of(unit)))
+            units = job.refine(units, partial(job.split, splitter))
         while job.oversized(units):
             units = job.refine(units, job.halve)
-        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("index"))}
+        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
         return {index: job.absorb_blanks(by_text.get(index, [])) for index in indices}
 
     def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, ChunkedInput]:
         """Pack the units of each text into chunks; cut again where an encoding does not fit."""
         by_top = self.mode == "spans"
-        waiting = [part for found in units.values() for part in _parts(found, job.room, by_top=by_top)]
+        waiting = [
+            part for found in units.values() for part in _parts(found, job.room, by_top=by_top)
+        ]
         chunks: dict[int, list[Chunk]] = {index: [] for index in units}
         while waiting:
             encodings = job.reader.encode([job.read(part) for part in waiting])
@@ -119,7 +124,7 @@ class Chunker:
             for part, encoding in zip(waiting, encodings, strict=True):
                 if len(encoding) <= job.budget:
                     span = Span(part[0].start, part[-1].end)
-                    chunks[part[0].index].append(Chunk(span, encoding))
+                    chunks[part[0].which].append(Chunk(span, encoding))
                 else:
                     again += job.in_two(part)
             waiting = again
@@ -154,7 +159,7 @@ class _Job:
 
     def read(self, part: Sequence[_Unit]) -> str:
         """Give what the model reads of a chunk: blanks at its ends only cost tokens."""
-        text = self.texts[part[0].index]
+        text = self.texts[part[0].which]
         start, end = part[0].start, part[-1].end
         return text if end - start == len(text) else text[start:end].strip()
 
@@ -162,7 +167,7 @@ class _Job:
         """Count the tokens of each unit by itself; blanks count none."""
         found = list(units)
         longest = _MAX_CHARS_PER_TOKEN * self.budget
-        pieces = [self.texts[unit.index][unit.start : unit.end].strip() for unit in found]
+        pieces = [self.texts[unit.which][unit.start : unit.end].strip() for unit in found]
         counts = iter(self.reader.count([piece for piece in pieces if 0 < len(piece) <= longest]))
         return [
             unit._replace(tokens=next(counts) if len(piece) <= longest else self.room + 1)
@@ -177,11 +182,9 @@ class _Job:
 
     def text_of(self, unit: _Unit) -> str:
         """Give the characters of a unit."""
-        return self.texts[unit.index][unit.start : unit.end]
+        return self.texts[unit.which][unit.start : unit.end]
 
-    def refine(
-        self, units: list[_Unit], split: Callable[[_Unit], Sequence[Span]]
-    ) -> list[_Unit]:
+    def refine(self, units: list[_Unit], split: Callable[[_Unit], Sequence[Span]]) -> list[_Unit]:
         """Replace every unit that does not fit by the finer ones that *split* gives."""
         finer = {unit: split(unit) for unit in self.oversized(units)}
         finer = {unit: spans for unit, spans in finer.items() if len(spans) > 1}
@@ -200,6 +203,10 @@ class _Job:
             for part in (islice(fresh, len(finer[unit])) if unit in finer else (unit,))
         ]
 
+    def split(self, splitter: Splitter, unit: _Unit) -> list[Span]:
+        """Cut a unit by a splitter."""
+        return _split(splitter, self.text_of(unit))
+
     def halve(self, unit: _Unit) -> list[Span]:
         """Cut where no splitter can: between grapheme clusters while there are two of them."""
         piece = self.text_of(unit)
@@ -212,12 +219,12 @@ class _Job:
             at = unit.start + lead
             if len(core) == 1:
                 msg = (
-                    f"The character at position {at} of input {unit.index} alone has more tokens "
-                    f"than the {self.room} that a chunk has room for. Use a larger max_chunk_tokens."
+                    f"The character at position {at} of input {unit.which} alone has more tokens "
+                    f"than the {self.room} a chunk has room for. Use a larger max_chunk_tokens."
                 )
-                raise TextTooLongError(msg, (unit.index,))
+                raise TextTooLongError(msg, (unit.which,))
             cuts = [len(core) // 2]
-            self.cut_clusters.add((unit.index, at + cuts[0]))
+            self.cut_clusters.add((unit.which, at + cuts[0]))
         return spans_between([lead + cut for cut in cuts], len(piece))
 
     def in_two(self, part: list[_Unit]) -> list[list[_Unit]]:

@@ -69,7 +69,7 @@ class FunctionSplitter:
             importable by name.
     """
 
-    function: Callable[[str], Iterable[str] | Iterable[tuple[int, int]]]
+    function: Callable[[str], Iterable[str | tuple[int, int]]]
 
     def split(self, text: str) -> list[Span]:
         """Cut *text* where the function's pieces begin.
@@ -100,7 +100,7 @@ class FunctionSplitter:
         return spans_between([start for start in starts[1:] if start], len(text))
 
     @staticmethod
-    def _locate(text: str, piece: str | Sequence[int], at: int) -> tuple[int, int]:
+    def _locate(text: str, piece: str | tuple[int, int], at: int) -> tuple[int, int]:
         if isinstance(piece, str):
             start = text.find(piece, at)
             return start, start + len(piece)

@@ -129,11 +129,7 @@ def keep_whole(
         return kept
     kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
     # あ|。 and （|注 part a mark from what it belongs to.
-    kept = [
-        cut
-        for cut in kept
-        if text[cut] not in _NO_START and text[cut - 1] not in OPENERS
-    ]
+    kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in OPENERS]
     return _outside(kept, [span for span in cluster_spans(text) if span.end - span.start > 1])
 
 

@@ -24,7 +24,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[int]:
         return []
     sums = [0, *accumulate(sizes)]
     groups = len(_greedy(sums, capacity))
-    low, high = max(max(sizes), -(-sums[-1] // groups)), capacity
+    low, high = max(*sizes, -(-sums[-1] // groups)), capacity
     while low < high:
         middle = (low + high) // 2
         if len(_greedy(sums, middle)) <= groups:

@@ -56,7 +56,8 @@ def _not_before(words: Iterator[str] | tuple[str, ...]) -> str:
 
 
 # What may follow a mark and belongs to it: more marks, an aside, closing brackets, blanks and line
-# breaks.  本当！？うそ!? -> 本当！？|うそ!?; 面白い。(笑)次 -> 面白い。(笑)|次; 「あ。」。い -> 「あ。」。|い
+# breaks.  本当！？うそ!? -> 本当！？|うそ!?; 面白い。(笑)次 -> 面白い。(笑)|次
+# 「あ。」。い -> 「あ。」。|い
 _RUN = f"[{END_MARK}{ELLIPSIS}]*+"
 _ASIDE = r"(?:[（(](?:笑|爆笑|苦笑|爆|汗|泣|涙|怒|謎|嘘)[）)])?+"
 _CLOSED = f"(?:{_CLOSE}++[{END_MARK}{ELLIPSIS}．]++)*+(?:{_CLOSE}++(?!{_GOES_ON}))?+(?!{_CLOSE})"
@@ -94,7 +95,8 @@ RULES: tuple[Rule, ...] = (
     Rule("clause", f"{ELLIPSIS}―—；：", f"[{ELLIPSIS}―—]*+(?<![{DIGIT}]：)(?!{_CLOSE})[{BLANK}]*+"),
 )
 
-# Marks a cut may stand in front of.  ①りんご②みかん -> ①りんご|②みかん; りんご ・みかん -> りんご |・みかん
+# Marks a cut may stand in front of.
+# ①りんご②みかん -> ①りんご|②みかん; りんご ・みかん -> りんご |・みかん
 _LIST_MARK = re.compile(f"[①-⑳㋐-㋾]|(?<=[{BLANK}])[・●■◆▪•]")
 
 
@@ -102,9 +104,7 @@ def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
     """Join the rules up to *level* into one pattern whose matches end where a cut may stand."""
     levels = get_args(Level)[: get_args(Level).index(level) + 1]
     rules = [
-        rule
-        for rule in RULES
-        if rule.level in levels and (line_breaks or rule.after != LINE_BREAK)
+        rule for rule in RULES if rule.level in levels and (line_breaks or rule.after != LINE_BREAK)
     ]
     # A set of characters at the front is what `re` scans for quickly; the rest is tried only there.
     front = re.escape("".join(rule.after for rule in rules))
@@ -116,8 +116,8 @@ def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
 class PunctuationSplitter:
     """Cut text at its punctuation, and keep whole what belongs together.
 
-    Brackets with all they hold, addresses, numbers, runs of ``！？…`` and names such as モー娘。 are
-    not cut. Blanks and line breaks stay with what stands before them.
+    Brackets with all they hold, addresses, numbers, runs of ``！？…`` and names such as モー娘。
+    are not cut. Blanks and line breaks stay with what stands before them.
 
     >>> text = "「今日は。明日も。」と言った。円周率は3.14です。本当！？"
     >>> [text[start:end] for start, end in PunctuationSplitter().split(text)]

@@ -15,7 +15,6 @@ from safe_embed.types import Splitter
 SplitterLike = str | re.Pattern[str] | Splitter | Callable[[str], Any]
 
 
-
 def resolve_splitter(spec: SplitterLike) -> Splitter:
     """Turn what a user passed as ``splitter`` into a splitter.
 
@@ -35,7 +34,7 @@ def resolve_splitter(spec: SplitterLike) -> Splitter:
         return MorphemeSplitter()
     if isinstance(spec, re.Pattern):
         return RegexSplitter(spec)
-    if isinstance(spec, Splitter) and not isinstance(spec, str):
+    if not isinstance(spec, str) and isinstance(spec, Splitter):
         return spec
     if callable(spec):
         return FunctionSplitter(spec)
