@@ -185,21 +185,21 @@ def test_a_file_that_ends_early_is_refused(end: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "new"),
+    ("place", "new", "why"),
     [
-        (0, b"GGUF"),  # magic
-        (4, b"\x02"),  # version
-        (8, b"\x00"),  # hidden size
-        (40, b"\x10"),  # block size
-        (WORD, b"\x02"),  # an unknown kind of tensor
-        (WORD + 1, b"\x81"),  # 385 numbers are no whole blocks
-        (WORD + 2, b"\x02"),  # 640 numbers do not fit the sizes
-        (WORD + 5, b"\xff" * 8),  # behind the end of the file
+        (0, b"GGUF", "begins with"),
+        (4, b"\x02", "begins with"),
+        (8, b"\x00", "its sizes"),
+        (40, b"\x10", "its sizes"),  # numbers in a block
+        (WORD, b"\x02", "has kind 2"),
+        (WORD + 1, b"\x81", "385 numbers"),  # no whole blocks
+        (WORD + 2, b"\x02", "in the shape"),  # 640 numbers, where the sizes need 384
+        (WORD + 5, b"\xff" * 8, "it ends at byte"),
     ],
 )
-def test_what_cannot_be_is_refused(place: int, new: bytes) -> None:
+def test_what_cannot_be_is_refused(place: int, new: bytes, why: str) -> None:
     """Magic, version, sizes and the directory must be such as the reader can take."""
-    with pytest.raises(ConfigError, match="pip install"):
+    with pytest.raises(ConfigError, match=f"{why}.*pip install"):
         unpack_all(TINY[:place] + new + TINY[place + len(new) :])
 
 

@@ -1,0 +1,101 @@
+"""The command ``safe-embed``: see it work, and see where a text would be cut."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from safe_embed.errors import SafeEmbedError
+
+app = typer.Typer(
+    help="Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。"""
+
+
+@app.command()
+def demo(
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="UTF-8 files to ask instead of the manual; may be given again."),
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="Further files, after --text.", metavar="[FILE]...")
+    ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="What to ask; may be given again. / 質問（繰り返し可）"),
+    ] = None,
+) -> None:
+    """Answer Japanese questions from long Japanese documents. / 長い日本語の文書から質問に答えます。"""
+    from safe_embed.demo import QUESTIONS, read_documents, run, sample_questions
+
+    paths = [*(text or ()), *(more or ())]
+    documents = read_documents(paths or manual_pages())
+    if not question:
+        question = sample_questions(documents) if paths else list(QUESTIONS)
+    run(documents, question, Console(highlight=False))
+
+
+@app.command()
+def split(
+    file: Annotated[
+        typer.FileText, typer.Argument(help="A UTF-8 file; - for standard input.")
+    ] = sys.stdin,  # type: ignore[assignment]  # typer's own idiom
+    splitter: Annotated[
+        Literal["punctuation", "morphemes"], typer.Option(help="Where a text may be cut.")
+    ] = "punctuation",
+    level: Annotated[
+        Literal["paragraph", "sentence", "clause"],
+        typer.Option(help="The finest cut of the punctuation splitter."),
+    ] = "sentence",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a span.")] = False,
+) -> None:
+    """Show where a text would be cut. / 文章がどこで切られるかを表示します。"""
+    from safe_embed.text.morphemes import MorphemeSplitter
+    from safe_embed.text.punctuation import PunctuationSplitter
+
+    content = file.read()
+    chosen = MorphemeSplitter() if splitter == "morphemes" else PunctuationSplitter(level)
+    for start, end in chosen.split(content):
+        piece = content[start:end]
+        if as_json:
+            row = {"start": start, "end": end, "text": piece}
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            typer.echo(f"{start}\t{end}\t{json.dumps(piece, ensure_ascii=False)[1:-1]}")
+
+
+def manual_pages() -> list[Path]:
+    """Find the Japanese manual: in the installed package, or in the repository it runs from.
+
+    Returns:
+        Its pages, longest first.
+    """
+    packaged = Path(str(files("safe_embed") / "manual"))
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "docs" / "ja"
+    pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
+    return sorted(pages, key=lambda page: -page.stat().st_size)
+
+
+def main() -> None:
+    """Run the command; an error that safe_embed explains is shown without a traceback."""
+    try:
+        app()
+    except SafeEmbedError as error:
+        Console(stderr=True, highlight=False).print(f"safe-embed: {error}", markup=False)
+        raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""Measure memory, decide by policy, give it back."""
