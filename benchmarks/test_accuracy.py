@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Records
 from pytest_benchmark.fixture import BenchmarkFixture
 from sentence_transformers import SentenceTransformer
 
+from conftest import Records
 from safe_embed import SafeEncoder
 
 DOCUMENTS = 60

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import Records
 from pytest_benchmark.fixture import BenchmarkFixture
 from sentence_transformers import SentenceTransformer
 
+from conftest import Records
 from safe_embed import MorphemeSplitter, PunctuationSplitter
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.text.chunking import Chunker

@@ -26,12 +26,14 @@ ROOMS: dict[str, frozenset[str]] = {
     "model": GROUND | MIDDLE | {"model.loader"},
     "model.loader": GROUND | MIDDLE | {"model", "offline"},
     "inputs": GROUND,
-    "encoder": GROUND | MIDDLE | {"inputs", "model", "model.loader"},
+    "drop_in": GROUND | MIDDLE | {"model", "model.loader"},
+    "encoder": GROUND | MIDDLE | {"inputs", "drop_in", "model", "model.loader"},
     "": GROUND | MIDDLE | {"model", "model.loader", "offline", "encoder"},
     "diagnosis": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
     "jobs": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
     "integrations": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
-    "cli": GROUND | MIDDLE | FACADE | {"model", "model.loader", "offline"},
+    "demo": GROUND | MIDDLE | FACADE | {"model", "model.loader"},
+    "cli": GROUND | MIDDLE | FACADE | {"model", "model.loader", "offline", "demo"},
 }
 
 # Library -> the only module that may import it.

@@ -23,7 +23,7 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。"""
+    """Embed Japanese text safely. 日本語の文章を安全に埋め込みます."""
 
 
 @app.command()
@@ -40,7 +40,7 @@ def demo(
         typer.Option(help="What to ask; may be given again. / 質問（繰り返し可）"),
     ] = None,
 ) -> None:
-    """Answer Japanese questions from long Japanese documents. / 長い日本語の文書から質問に答えます。"""
+    """Answer questions from long Japanese documents. 長い文書から質問に答えます."""
     from safe_embed.demo import QUESTIONS, read_documents, run, sample_questions
 
     paths = [*(text or ()), *(more or ())]
@@ -65,7 +65,7 @@ def split(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a span.")] = False,
 ) -> None:
-    """Show where a text would be cut. / 文章がどこで切られるかを表示します。"""
+    """Show where a text would be cut. 文章がどこで切られるかを表示します."""
     from safe_embed.text.morphemes import MorphemeSplitter
     from safe_embed.text.punctuation import PunctuationSplitter
 

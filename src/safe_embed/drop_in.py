@@ -14,8 +14,8 @@ from safe_embed.model.loader import stop_pool
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
 
+    from safe_embed.model.loader import SentenceTransformer
     from safe_embed.model.session import Session
 
 logger = logging.getLogger("safe_embed")

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import os
 
     import torch
-    from sentence_transformers import SentenceTransformer
+
+    from safe_embed.model.loader import SentenceTransformer
 
 logger = logging.getLogger("safe_embed")
 

@@ -22,7 +22,7 @@ from safe_embed.text.chunking import Chunker
 from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, Span, TextPlan
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from safe_embed.model.loader import SentenceTransformer
 
 OnLong = Literal["chunk", "truncate", "error"]
 

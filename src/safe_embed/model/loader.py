@@ -14,7 +14,9 @@ from safe_embed.errors import ConfigError
 from safe_embed.model.tokenization import check_module
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import (
+        SentenceTransformer as SentenceTransformer,  # noqa: PLC0414 other rooms annotate with it
+    )
 
 OFFLINE = "offline"
 

@@ -36,6 +36,9 @@ _NO_START = frozenset(
     CLOSERS + END_MARK + ELLIPSIS + "、，､．ー々〻" + "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
 )
 
+# What can make a cluster of several code points: whatever does not break on both sides.
+_JOINED = regex.compile(r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LF}]|[\u309B\u309C]")
+
 _ATOM = re.compile(
     "|".join(
         (
@@ -130,7 +133,7 @@ def keep_whole(
     kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
     # あ|。 and （|注 part a mark from what it belongs to.
     kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in OPENERS]
-    return _outside(kept, [span for span in cluster_spans(text) if span.end - span.start > 1])
+    return _outside(kept, _joined_clusters(text))
 
 
 def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
@@ -146,6 +149,14 @@ def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
     if not length:
         return []
     return [Span(start, end) for start, end in pairwise(chain((0,), cuts, (length,)))]
+
+
+def _joined_clusters(text: str) -> list[Span]:
+    """Find the clusters of more than one code point; most texts have none."""
+    if not _JOINED.search(text):
+        return []
+    found = (match.span() for match in _CLUSTER.finditer(text))
+    return [Span(start, end) for start, end in found if end - start > 1]
 
 
 def _outside(cuts: Iterable[int], spans: Sequence[Span]) -> list[int]:
