@@ -153,8 +153,8 @@ class SafeEncoder(DropIn):
             **kwargs: Further arguments that the model takes, such as ``task``.
 
         Returns:
-            As upstream: an array (n, dimension), or (dimension,) for a single text; tensors or
-            lists as asked for.
+            What upstream gives, an array (n, dimension), or (dimension,) for a single text;
+            tensors or lists as asked for.
 
         Raises:
             InvalidTextError: If an input is no text; nothing was computed.
