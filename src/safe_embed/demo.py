@@ -149,7 +149,7 @@ def run(documents: Sequence[Document], questions: Sequence[str], console: Consol
         scores = truncated @ vector
         console.print(_answer(question, hit, documents, plans, scores))
     tokens = sum(sum(one.token_counts) for one in indexed)
-    console.print(_summary(indexed, tokens / seconds, before, after))
+    console.print(_summary(indexed, tokens / seconds, before, after), soft_wrap=True)
 
 
 def _truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:

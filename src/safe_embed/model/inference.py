@@ -62,6 +62,7 @@ class Request:
         model_kwargs: Further arguments of the model's forward, such as ``task``.
         pool_options: Upstream's ``pool``, ``chunk_size`` and a list as ``device``; if there are
             any, upstream's own processes embed the chunks.
+        first_index: The number of the first text, for messages about a part of a stream.
     """
 
     texts: Sequence[str]
@@ -71,6 +72,7 @@ class Request:
     device: Any = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     pool_options: Mapping[str, Any] = field(default_factory=dict)
+    first_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,10 @@ class Inference:
             TextTooLongError: If ``on_long="error"`` and texts do not fit.
         """
         reader = self._reader(request.prompt)
+        # Upstream's processes are given text, which must end where reading stops.
+        want_spans = want_spans or bool(request.pool_options)
         inputs = self._chunk(request.texts, reader, want_spans=want_spans)
-        self._report_long(inputs)
+        self._report_long(inputs, request.first_index)
         chunks = [chunk for one in inputs for chunk in one.chunks]
         if request.pool_options:
             vectors = self._forward_elsewhere(inputs, request)
@@ -203,19 +207,19 @@ class Inference:
             inputs.append(ChunkedInput((Chunk(Span(0, kept), encoding),), is_long))
         return inputs
 
-    def _report_long(self, inputs: Sequence[ChunkedInput]) -> None:
+    def _report_long(self, inputs: Sequence[ChunkedInput], first: int) -> None:
         if self.settings.on_long == "error":
-            self._refuse_long(inputs, "on_long='error'")
+            self._refuse_long(inputs, "on_long='error'", first)
         if self.settings.on_long == "truncate":
-            cut = [index for index, one in enumerate(inputs) if one.is_long]
+            cut = [index for index, one in enumerate(inputs, first) if one.is_long]
             if cut:
                 logger.warning(
                     "%d of %d texts were cut at %d tokens: inputs %s",
                     *(len(cut), len(inputs), self.budget_tokens, _listed(cut)),
                 )
 
-    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str) -> None:
-        long = [index for index, one in enumerate(inputs) if one.is_long]
+    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str, first: int = 0) -> None:
+        long = [index for index, one in enumerate(inputs, first) if one.is_long]
         if long:
             msg = (
                 f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "

@@ -17,6 +17,8 @@ from safe_embed.model.loader import ModelSource, ends_in_normalize
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
+
 
 class Session:
     """Holds the loaded model and runs work on it, one piece at a time, in order of arrival.
@@ -28,7 +30,7 @@ class Session:
 
     def __init__(self, source: ModelSource, settings: Settings) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="safe_embed")
-        self._closed = False
+        self._inference: Inference | None = None
         try:
             self._inference = self._executor.submit(_load, source, settings).result()
         except BaseException:
@@ -51,21 +53,24 @@ class Session:
         Raises:
             WorkerError: If the session is closed.
         """
-        if self._closed:
-            msg = "This SafeEncoder is closed. Make a new one, or close it later."
-            raise WorkerError(msg)
-        return self._executor.submit(work, self._inference, *args, **kwargs).result()
+        inference = self.inference
+        try:
+            future = self._executor.submit(work, inference, *args, **kwargs)
+        except RuntimeError as err:  # closed by another thread just now
+            raise WorkerError(_CLOSED) from err
+        return future.result()
 
     @property
     def inference(self) -> Inference:
         """The loaded model, for reading settings; work belongs into :meth:`run`."""
+        if self._inference is None:
+            raise WorkerError(_CLOSED)
         return self._inference
 
     def close(self) -> None:
         """End the thread and drop the model; may be called again."""
-        self._closed = True
         self._executor.shutdown(wait=True)
-        self.__dict__.pop("_inference", None)
+        self._inference = None
 
 
 def _load(source: ModelSource, settings: Settings) -> Inference:
