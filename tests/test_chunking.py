@@ -142,6 +142,7 @@ def test_text_without_boundaries_is_cut_evenly(length: int, room: int) -> None:
 @given(texts, readers, rooms)
 def test_spans_mode_makes_a_chunk_of_each_span(text: str, reader: FakeReader, room: int) -> None:
     """One chunk a span that has more than blanks, even if the whole text would fit."""
+    reader = replace(reader, costs={})
     spans = TINY[0].split(text)
     parts = [text[start:end] for start, end in spans]
     assume(all(count <= room for count in reader.count([part.strip() for part in parts])))
@@ -154,6 +155,7 @@ def test_spans_mode_makes_a_chunk_of_each_span(text: str, reader: FakeReader, ro
 @given(texts, readers, rooms)
 def test_spans_mode_never_joins_spans(text: str, reader: FakeReader, room: int) -> None:
     """A chunk lies inside one span of the first splitter, blanks around it left aside."""
+    reader = replace(reader, costs={})
     (found,) = chunk(Chunker(TINY, "spans"), [text], reader, room)
     spans = TINY[0].split(text)
     for (start, end), _ in found.chunks:

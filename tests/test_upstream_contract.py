@@ -94,7 +94,7 @@ def same(expected: Any, actual: Any, *, tolerance: float = 1e-6) -> None:
     elif isinstance(expected, np.ndarray):
         assert expected.shape == actual.shape
         assert expected.dtype == actual.dtype
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=tolerance)
     else:
         assert expected == actual
 
