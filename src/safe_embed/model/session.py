@@ -1,73 +1,69 @@
-"""The one thread on which an encoder's tokenizer and model work, whoever calls.
+"""The one thread on which an encoder's tokenizer and model work, and the exchange of what grew.
 
 OpenMP and the allocator keep state for every thread that calls in: 60 calling threads cost 265 MB
 and 120 native threads with sentence-transformers alone (docs/ja/growth.md). Here they cost a queue.
+
+Calls are served in turn, one batch each, so that a short one need not wait for a long one to end.
+Between two batches the session looks at its memory, and climbs the ladder where a policy says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Concatenate, ParamSpec, TypeVar
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from safe_embed.errors import WorkerError
+from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.model.inference import Inference, Settings
-from safe_embed.model.loader import ModelSource, ends_in_normalize
+from safe_embed.model.keeper import Keeper
+from safe_embed.model.loader import ModelSource
+from safe_embed.types import Hook, Reason, ReloadPolicy, Rung
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Calls whose batches are interleaved; the others wait, first come, first served, with nothing
+# tokenized yet.
+_ACTIVE_CALLS = 4
+# An idle session looks at its memory once more after this time, for what the last call left behind.
+_IDLE_SECONDS = 1.0
+# How long close() waits for the batch in progress.
+_CLOSE_SECONDS = 30.0
 
-class Session:
-    """Holds the loaded model and runs work on it, one piece at a time, in order of arrival.
+logger = logging.getLogger("safe_embed")
 
-    Args:
-        source: Where the model comes from.
-        settings: What the encoder does with every text.
-    """
 
-    def __init__(self, source: ModelSource, settings: Settings) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="safe_embed")
-        self._closed = False
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T]):
+    """A call: what to run, and where its result goes."""
+
+    start: Callable[[], Generator[None, None, T] | T]
+    texts: int
+    future: Future[T] = field(default_factory=Future)
+    steps: Generator[None, None, T] | None = None
+
+    def step(self) -> bool:
+        """Run up to the next pause; give whether the call has ended."""
         try:
-            self._inference = self._executor.submit(_load, source, settings).result()
-        except BaseException:
-            self.close()
-            raise
-
-    def run(
-        self, work: Callable[Concatenate[Inference, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run *work* on the session's thread and wait for its result.
-
-        Args:
-            work: Takes the loaded model's inference, then the other arguments.
-            *args: Further arguments.
-            **kwargs: Further arguments.
-
-        Returns:
-            What *work* gives.
-
-        Raises:
-            WorkerError: If the session is closed.
-        """
-        if self._closed:
-            msg = "This SafeEncoder is closed. Make a new one, or close it later."
-            raise WorkerError(msg)
-        return self._executor.submit(work, self._inference, *args, **kwargs).result()
-
-    @property
-    def inference(self) -> Inference:
-        """The loaded model, for reading settings; work belongs into :meth:`run`."""
-        return self._inference
-
-    def close(self) -> None:
-        """End the thread and drop the model; may be called again."""
-        self._closed = True
-        self._executor.shutdown(wait=True)
-        self.__dict__.pop("_inference", None)
-
-
-def _load(source: ModelSource, settings: Settings) -> Inference:
-    model = source.load()
-    return Inference(model, source.tokenizer_of(model), settings, ends_in_normalize(model))
+            if self.steps is None:
+                found = self.start()
+                if not isinstance(found, Generator):
+                    self._end(lambda: self.future.set_result(found))
+                    return True
+                self.steps = found
+            next(self.steps)
+        except StopIteration as done:
+            self._end(lambda: self.future.set_result(done.value))
+            return True
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            error = raised
+            self._end(lambda: self.future.set_exception(error))
+            return True
+        return False

@@ -1,0 +1,240 @@
+"""Keeps one loaded model in shape: counts its work, asks the policy, renews what grew.
+
+Everything here runs on the session's one thread, except the loading of a new model beside the old.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from safe_embed.errors import ReloadError
+from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache, trim
+from safe_embed.memory.sampling import Sampler
+from safe_embed.model.inference import Inference, Request, Settings
+from safe_embed.model.loader import ModelSource, carry_settings, ends_in_normalize
+from safe_embed.types import (
+    Event,
+    FloatArray,
+    Hook,
+    MemorySample,
+    Reason,
+    ReloadPolicy,
+    Rung,
+    Stats,
+    Usage,
+)
+
+logger = logging.getLogger("safe_embed")
+
+# After this many calls the process holds what it needs to work, and growth counts from there.
+WARM_UP_CALLS = 5
+# How much more room a new model beside the old one must have than the first one was seen to take.
+_HEADROOM = 1.2
+_KEPT_EVENTS = 100
+# A fresh model must give this text the vector that the old one gave.
+_CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
+_SAME_MODEL_COSINE = 0.9999
+
+
+class Keeper:
+    """A loaded model, and all that is done to keep it small.
+
+    Args:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When something must be done.
+        hooks: Who is told.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: Settings,
+        policy: ReloadPolicy,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self._source = source
+        self._policy = policy
+        self._hooks = tuple(hooks)
+        self._sampler = Sampler()
+        before = self._sampler.take(fresh=True)
+        model = source.load()
+        self.inference = Inference(
+            model, source.tokenizer_of(model), settings, ends_in_normalize(model)
+        )
+        self._sampler = Sampler(model.device.type)
+        after = self._sampler.take(fresh=True)
+        self._load_bytes = max(0, (after.held_bytes or 0) - (before.held_bytes or 0))
+        self._fingerprint = source.fingerprint()
+        self._ladder = Ladder(self._remedies(), self._measure, self._tell)
+        self._climb: Iterator[None] | None = None
+        self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._reloads = 0
+        self._all_calls = self._all_texts = 0
+        self._baseline: MemorySample | None = None
+        self._remedied_at: float | None = None
+        self._begin()
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return Stats(
+            self._all_calls,
+            self._all_texts,
+            self.inference.tokens_done,
+            self._reloads,
+            self._sampler.take(),
+            self._baseline,
+            tuple(self._events),
+        )
+
+    def count(self, texts: int) -> None:
+        """Note that a call has ended, and take the baseline when the model is warm.
+
+        Args:
+            texts: How many it had.
+        """
+        self._calls += 1
+        self._texts += texts
+        self._all_calls += 1
+        self._all_texts += texts
+        if self._baseline is None and self._all_calls >= WARM_UP_CALLS:
+            self._trim()
+            self._baseline = self._measure()
+
+    def watch(self) -> bool:
+        """Ask the policy, and take the next step of what it asks for.
+
+        Returns:
+            Whether something is under way that has to wait.
+        """
+        if self._climb is None and (reason := self._policy.reason(self._usage())) is not None:
+            self._climb = self._ladder.climb(reason)
+        if self._climb is None:
+            return False
+        try:
+            next(self._climb)
+        except StopIteration:
+            self._climb = None
+        return self._climb is not None
+
+    def reload(self, inference: Inference, text: str) -> Iterator[None]:
+        """Load model and tokenizer anew, because a caller asked for it.
+
+        Args:
+            inference: The keeper's own; jobs get it.
+            text: Why.
+
+        Yields:
+            Nothing, while the new model loads.
+
+        Raises:
+            ReloadError: If it failed; the old model serves on.
+        """
+        del inference
+        failed = self._events_of("failed")
+        yield from self._ladder.climb(Reason(text, rung=Rung.MODEL))
+        if self._events_of("failed") > failed:
+            msg = "The model could not be loaded anew; the old one serves on. The log says why."
+            raise ReloadError(msg)
+
+    def _begin(self) -> None:
+        """Start to count anew, after a load."""
+        self._calls = self._texts = 0
+        self._tokens_before = self.inference.tokens_done
+        self._loaded_at = time.monotonic()
+        self._luck = random.random()  # noqa: S311 jitter, not secrets
+
+    def _usage(self) -> Usage:
+        now = time.monotonic()
+        return Usage(
+            self._calls,
+            self._texts,
+            self.inference.tokens_done - self._tokens_before,
+            now - self._loaded_at,
+            self._sampler.take(),
+            self._baseline,
+            None if self._remedied_at is None else now - self._remedied_at,
+            self._luck,
+        )
+
+    def _measure(self) -> MemorySample:
+        return self._sampler.take(fresh=True)
+
+    def _tell(self, event: Event) -> None:
+        """Report a step to log, stats and hooks; a hook that fails stops nothing."""
+        self._remedied_at = time.monotonic()
+        self._events.append(event)
+        level = logging.INFO if event.kind == "remedy" else logging.WARNING
+        logger.log(
+            level,
+            "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
+            *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
+            *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
+        )
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:  # noqa: BLE001 a user's hook must not stop the encoder
+                logger.warning("a hook failed", exc_info=True)
+
+    def _events_of(self, kind: str) -> int:
+        return sum(event.kind == kind for event in self._events)
+
+    def _remedies(self) -> dict[Rung, Remedy]:
+        """List what can be done for this model."""
+        remedies: dict[Rung, Remedy] = {
+            Rung.TRIM: self._trim,
+            Rung.TOKENIZER_CACHE: self._clear_caches,
+            Rung.TOKENIZER: self._renew_tokenizer,
+        }
+        if not self._source.is_loaded:
+            remedies[Rung.MODEL] = self._renew_model
+        return remedies
+
+    def _trim(self) -> None:
+        trim(self.inference.model.device.type)
+
+    def _clear_caches(self) -> None:
+        clear_tokenizer_cache(self.inference.tokenizer)
+        for splitter in self.inference.settings.chunker.ladder:
+            if release := getattr(splitter, "release", None):
+                release()
+        self._trim()
+
+    def _renew_tokenizer(self) -> None:
+        """Build the tokenizer anew from its own state, which holds no cache."""
+        self._use_tokenizer(deepcopy(self.inference.tokenizer))
+        self._trim()
+
+    def _use_tokenizer(self, tokenizer: Any) -> None:
+        if not self._source.is_loaded:  # a shared model keeps its own
+            self.inference.model.tokenizer = tokenizer
+        self.inference.tokenizer = tokenizer
+
+    def _renew_model(self) -> Iterator[None]:
+        """Load the model anew: beside the old one while there is room for both, else after it."""
+        self._source.check_unchanged(self._fingerprint)
+        room = self._measure().room_bytes
+        if room is not None and room < _HEADROOM * self._load_bytes:
+            self._exchange(self._load_after())
+        else:
+            loading = _Loading(self._source)
+            while not loading.is_done():
+                yield
+            self._exchange(loading.result())
+        self._reloads += 1
+        self._begin()
+        self._trim()
+
+    def _load_after(self) -> Any:
+        ...
