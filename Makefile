@@ -36,11 +36,11 @@ lint: .venv ## format, style, docstrings, metadata, spelling; the pre-commit hoo
 	$(BIN)/codespell
 
 docs: .venv ## build the documentation into docs/_build/html, and run its examples
-	$(BIN)/sphinx-build -nW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/sphinx-build -EnW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/sphinx-build -nW --keep-going -b doctest -d docs/_build/doctrees docs docs/_build/doctest
 
 bench: .venv ## time what is worth timing; one JSON file a run into benchmarks/results
-	$(BIN)/pytest benchmarks --benchmark-only --benchmark-autosave --benchmark-save-data \
+	$(BIN)/pytest benchmarks --timeout=0 --benchmark-only --benchmark-autosave --benchmark-save-data \
 		--benchmark-storage=file://benchmarks/results
 
 clean: ## remove the environment and everything that was built

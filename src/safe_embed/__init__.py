@@ -1,5 +1,5 @@
 # This is the public API of safe_embed; whatever is heavy is loaded when it is first used.
-"""Embed Japanese text safely: nothing is cut silently, and memory stays flat."""
+"""Embed Japanese text safely: nothing is cut without a word."""
 
 from __future__ import annotations
 

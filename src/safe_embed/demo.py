@@ -24,7 +24,16 @@ MODEL = "offline"
 PASSAGE_TOKENS = 120
 
 # Each is answered in the later part of a page of the manual.
-QUESTIONS = ()
+QUESTIONS = (
+    "利用者が間違えて長文を貼り付けたら、エラーにできますか",
+    "データベースの列が768次元で、モデルは384次元です。どうすれば入りますか",
+    "要素ごとの最大を取るまとめ方は検索に使えますか",
+    "メールのように一定の幅で折り返してある文章は、どう設定すればいい？",
+    "かぎかっこを閉じ忘れた原稿は、どこまでが一つの塊になりますか",
+    "芸名に句点が入っている人は、どう扱われますか",
+    "モデルを del してもメモリが空かないのはなぜですか",
+    "Mac の GPU で動かすと太るのは何のせいでしょう",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ def run(documents: Sequence[Document], questions: Sequence[str], console: Consol
         scores = truncated @ vector
         console.print(_answer(question, hit, documents, plans, scores))
     tokens = sum(sum(one.token_counts) for one in indexed)
-    console.print(_summary(indexed, tokens / seconds, before, after))
+    console.print(_summary(indexed, tokens / seconds, before, after), soft_wrap=True)
 
 
 def _truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:

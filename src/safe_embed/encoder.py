@@ -153,8 +153,8 @@ class SafeEncoder(DropIn):
             **kwargs: Further arguments that the model takes, such as ``task``.
 
         Returns:
-            As upstream: an array (n, dimension), or (dimension,) for a single text; tensors or
-            lists as asked for.
+            What upstream gives, an array (n, dimension), or (dimension,) for a single text;
+            tensors or lists as asked for.
 
         Raises:
             InvalidTextError: If an input is no text; nothing was computed.
@@ -162,7 +162,7 @@ class SafeEncoder(DropIn):
             TextTooLongError: If texts do not fit where they must; nothing was computed.
         """
         texts, single = check_texts(inputs)
-        check_precision(precision)
+        check_precision(precision, len(texts))
         request = self._request(
             texts,
             prompt_name,
@@ -177,7 +177,11 @@ class SafeEncoder(DropIn):
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         if output_value != "sentence_embedding":
             _check_choice("output_value", output_value, ("token_embeddings", None))
-            options = {"output_value": output_value, "truncate_dim": dim}
+            options = {
+                "output_value": output_value,
+                "precision": precision,
+                "truncate_dim": dim,
+            }
             raw = self._session.run(Inference.encode_raw, request, options) if texts else []
             return raw[0] if single else raw
         if not texts:
@@ -438,12 +442,12 @@ class SafeEncoder(DropIn):
 
     def _in_form(self, vectors: np.ndarray[Any, Any] | None, *, tensor: bool, array: bool) -> Any:
         """Give vectors in the form that the caller asked for; ``None`` for no texts at all."""
-        if vectors is None:
-            vectors = np.array([], dtype=np.float32 if tensor or not array else np.float64)
         if array and not tensor:
-            return vectors
+            return np.array([]) if vectors is None else vectors
         import torch
 
+        if vectors is None:
+            return torch.tensor([], device=self.device) if tensor else []
         found = torch.from_numpy(vectors)
         if vectors.dtype == np.float32:
             found = found.to(self.device, self.dtype)

@@ -190,15 +190,22 @@ def finish(vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool) 
     return normalize(kept) if unit_length else kept
 
 
-def check_precision(precision: str | None) -> None:
-    """Refuse a precision that does not exist.
+def check_precision(precision: str | None, n_texts: int | None = None) -> None:
+    """Refuse a precision that does not exist, or that cannot be calibrated.
 
     Args:
         precision: What the caller asked for; ``None`` means float32.
+        n_texts: On how many texts it is calibrated; ``None`` if on ranges.
 
     Raises:
-        ConfigError: If it is not known.
+        ConfigError: If it is not known, or one text alone has no range.
     """
+    if precision in ("int8", "uint8") and n_texts == 1:
+        msg = (
+            f"precision={precision!r} is calibrated on the texts of a call, and one text alone has "
+            "no range. Pass more texts, or use encode_stream with ranges=…"
+        )
+        raise ConfigError(msg)
     if precision is not None and precision not in get_args(Precision):
         names = ", ".join(map(repr, get_args(Precision)))
         msg = f"precision={precision!r} is not supported. Use one of {names}."
@@ -226,8 +233,6 @@ def quantize(
         bits = np.packbits(vectors > 0, axis=-1)
         return bits if precision == "ubinary" else (bits - np.uint8(128)).view(np.int8)
     low, high = (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges
-    with np.errstate(divide="ignore", invalid="ignore"):  # one text alone has no range
-        scaled = np.clip((vectors - low) / ((high - low) / 255), 0, 255)
-        low_end, kind = (0, np.uint8) if precision == "uint8" else (128, np.int8)
-        levels: NDArray[np.generic] = (scaled - low_end).astype(kind)
-    return levels
+    step = np.where(high > low, (high - low) / 255, 1)
+    levels = np.clip(np.floor((vectors - low) / step), 0, 255)
+    return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)

@@ -308,6 +308,29 @@ class Event:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an encoder has done so far.
+
+    Attributes:
+        calls: Calls that have ended.
+        texts: Texts of those calls.
+        tokens: Tokens the model has read, special tokens and prompts included.
+        reloads: How often the model was loaded anew.
+        sample: The newest measurement.
+        baseline: The measurement after warm-up; ``None`` before.
+        events: The last hundred things done about memory, oldest first.
+    """
+
+    calls: int
+    texts: int
+    tokens: int
+    reloads: int
+    sample: MemorySample
+    baseline: MemorySample | None
+    events: tuple[Event, ...]
+
+
 class Hook(Protocol):
     """Is told what the encoder did about its memory."""
 

@@ -64,6 +64,7 @@ class Request:
         model_kwargs: Further arguments of the model's forward, such as ``task``.
         pool_options: Upstream's ``pool``, ``chunk_size`` and a list as ``device``; if there are
             any, upstream's own processes embed the chunks.
+        first_index: The number of the first text, for messages about a part of a stream.
     """
 
     texts: Sequence[str]
@@ -73,6 +74,7 @@ class Request:
     device: Any = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     pool_options: Mapping[str, Any] = field(default_factory=dict)
+    first_index: int = 0
 
 
 @dataclass(slots=True)
@@ -141,9 +143,18 @@ class Inference:
         Raises:
             TextTooLongError: If ``on_long="error"`` and texts do not fit.
         """
+<<<<<<< HEAD
         inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=want_spans)
         self._report_long(inputs)
         yield
+=======
+        reader = self._reader(request.prompt)
+        # Upstream's processes are given text, which must end where reading stops.
+        want_spans = want_spans or bool(request.pool_options)
+        inputs = self._chunk(request.texts, reader, want_spans=want_spans)
+        self._report_long(inputs, request.first_index)
+        chunks = [chunk for one in inputs for chunk in one.chunks]
+>>>>>>> main
         if request.pool_options:
             vectors = self._forward_elsewhere(inputs, request)
         else:
@@ -201,6 +212,19 @@ class Inference:
         )
         return found
 
+    def embed_now(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts without pausing, as a check of the model.
+
+        Args:
+            texts: Checked texts.
+
+        Returns:
+            Text embeddings, shape (n_texts, dimension).
+        """
+        reader = self._reader("")
+        encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
+        return self._forward_batch(encodings, Request(texts))
+
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
 
@@ -217,19 +241,19 @@ class Inference:
             inputs.append(ChunkedInput((Chunk(Span(0, kept), encoding),), is_long))
         return inputs
 
-    def _report_long(self, inputs: Sequence[ChunkedInput]) -> None:
+    def _report_long(self, inputs: Sequence[ChunkedInput], first: int) -> None:
         if self.settings.on_long == "error":
-            self._refuse_long(inputs, "on_long='error'")
+            self._refuse_long(inputs, "on_long='error'", first)
         if self.settings.on_long == "truncate":
-            cut = [index for index, one in enumerate(inputs) if one.is_long]
+            cut = [index for index, one in enumerate(inputs, first) if one.is_long]
             if cut:
                 logger.warning(
                     "%d of %d texts were cut at %d tokens: inputs %s",
                     *(len(cut), len(inputs), self.budget_tokens, _listed(cut)),
                 )
 
-    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str) -> None:
-        long = [index for index, one in enumerate(inputs) if one.is_long]
+    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str, first: int = 0) -> None:
+        long = [index for index, one in enumerate(inputs, first) if one.is_long]
         if long:
             msg = (
                 f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "

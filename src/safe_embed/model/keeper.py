@@ -12,15 +12,20 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from safe_embed.errors import ReloadError
 from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache, trim
 from safe_embed.memory.sampling import Sampler
-from safe_embed.model.inference import Inference, Request, Settings
-from safe_embed.model.loader import ModelSource, carry_settings, ends_in_normalize
+from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.loader import (
+    ModelSource,
+    apply_settings,
+    ends_in_normalize,
+    user_settings,
+)
+from safe_embed.pooling import normalize
 from safe_embed.types import (
     Event,
     FloatArray,
@@ -40,6 +45,7 @@ WARM_UP_CALLS = 5
 # How much more room a new model beside the old one must have than the first one was seen to take.
 _HEADROOM = 1.2
 _KEPT_EVENTS = 100
+_LOADING_POLL_SECONDS = 0.005
 # A fresh model must give this text the vector that the old one gave.
 _CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
 _SAME_MODEL_COSINE = 0.9999
@@ -71,7 +77,8 @@ class Keeper:
         self.inference = Inference(
             model, source.tokenizer_of(model), settings, ends_in_normalize(model)
         )
-        self._sampler = Sampler(model.device.type)
+        self._device = model.device.type
+        self._sampler = Sampler(self._device)
         after = self._sampler.take(fresh=True)
         self._load_bytes = max(0, (after.held_bytes or 0) - (before.held_bytes or 0))
         self._fingerprint = source.fingerprint()
@@ -202,7 +209,7 @@ class Keeper:
         return remedies
 
     def _trim(self) -> None:
-        trim(self.inference.model.device.type)
+        trim(self._device)
 
     def _clear_caches(self) -> None:
         clear_tokenizer_cache(self.inference.tokenizer)
@@ -224,17 +231,64 @@ class Keeper:
     def _renew_model(self) -> Iterator[None]:
         """Load the model anew: beside the old one while there is room for both, else after it."""
         self._source.check_unchanged(self._fingerprint)
-        room = self._measure().room_bytes
-        if room is not None and room < _HEADROOM * self._load_bytes:
-            self._exchange(self._load_after())
-        else:
+        old = self.inference
+        canary, wanted = self._canary(old), user_settings(old.model)
+        if self._has_room():
             loading = _Loading(self._source)
             while not loading.is_done():
                 yield
-            self._exchange(loading.result())
+            model = loading.result()
+        else:
+            self._drop()
+            model = self._source.load()
+        apply_settings(model, wanted)
+        fresh = replace(old, model=model, tokenizer=self._source.tokenizer_of(model))
+        if float(canary @ self._canary(fresh)) < _SAME_MODEL_COSINE:
+            raise ReloadError("The model that was loaded gives other vectors than the one before.")
+        old.model, old.tokenizer = fresh.model, fresh.tokenizer
         self._reloads += 1
         self._begin()
         self._trim()
 
-    def _load_after(self) -> Any:
-        ...
+    def _has_room(self) -> bool:
+        room = self._measure().room_bytes
+        return room is None or room > _HEADROOM * self._load_bytes
+
+    def _drop(self) -> None:
+        """Let the old model go before the new one comes; calls wait meanwhile."""
+        self.inference.model = self.inference.tokenizer = None  # type: ignore[assignment]
+        self._trim()
+
+    def _canary(self, inference: Inference) -> FloatArray:
+        """Embed the fixed text; a unit vector."""
+        [vector] = inference.embed_now([_CANARY])
+        return normalize(vector)
+
+
+class _Loading:
+    """A load on a thread of its own."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._found: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._load, args=(source,), name="safe_embed-load", daemon=True
+        )
+        self._thread.start()
+
+    def _load(self, source: ModelSource) -> None:
+        try:
+            self._found.append(source.load())
+        except BaseException as raised:  # noqa: BLE001 it is raised where the result is taken
+            self._error = raised
+
+    def is_done(self) -> bool:
+        """Wait a moment; tell whether the load has ended."""
+        self._thread.join(_LOADING_POLL_SECONDS)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Give the model, or raise what kept it from loading."""
+        if self._error is not None:
+            raise self._error
+        return self._found.pop()

@@ -103,11 +103,16 @@ class ModelReader:
         Returns:
             Length of the longest beginning that fits, in code points.
         """
-        low = min(limit // _HEAD_CHARS_PER_TOKEN, len(text))
-        high = min(_HEAD_CHARS_PER_TOKEN * limit, len(text))
-        lengths = range(low, high + 1)
-        found = bisect_right(lengths, limit, key=lambda n: len(self.encode([text[:n]])[0]))
-        return lengths[found - 1] if found else 0
+
+
+        def size(chars: int) -> int:
+            return len(self.encode([text[:chars]])[0])
+
+        high = _HEAD_CHARS_PER_TOKEN * limit
+        while high < len(text) and size(high) <= limit:
+            high *= 2
+        lengths = range(min(high, len(text)) + 1)
+        return max(0, bisect_right(lengths, limit, key=size) - 1)
 
     def features(self, encodings: Sequence[Encoding]) -> dict[str, Any]:
         """Make the model's input of the encodings of a batch.
@@ -205,6 +210,8 @@ def check_module(module: Any) -> None:
     """
     tokenizer = getattr(module, "tokenizer", None)
     countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
+    # A Router has a tokenizer for each of its routes, and shows only one of them.
+    countable = countable and not hasattr(module, "sub_modules")
     if not countable or "message" in getattr(module, "modality_config", ()):
         msg = (
             f"The model begins with {type(module).__name__}, whose input safe_embed cannot count. "

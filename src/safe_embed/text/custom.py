@@ -65,8 +65,7 @@ class FunctionSplitter:
     ['いち ', 'に  ', 'さん']
 
     Args:
-        function: Takes a text, gives its pieces in order. With ``isolation="process"`` it must be
-            importable by name.
+        function: Takes a text, gives its pieces in order.
     """
 
     function: Callable[[str], Iterable[str | tuple[int, int]]]

@@ -57,25 +57,37 @@ def _not_before(words: Iterator[str] | tuple[str, ...]) -> str:
 
 # What may follow a mark and belongs to it: more marks, an aside, closing brackets, blanks and line
 # breaks.  本当！？うそ!? -> 本当！？|うそ!?; 面白い。(笑)次 -> 面白い。(笑)|次
-# 「あ。」。い -> 「あ。」。|い
-_RUN = f"[{END_MARK}{ELLIPSIS}]*+"
-_ASIDE = r"(?:[（(](?:笑|爆笑|苦笑|爆|汗|泣|涙|怒|謎|嘘)[）)])?+"
-_CLOSED = f"(?:{_CLOSE}++[{END_MARK}{ELLIPSIS}．]++)*+(?:{_CLOSE}++(?!{_GOES_ON}))?+(?!{_CLOSE})"
-_BLANKS = f"(?:(?:[{BLANK}]*+[{LINE_BREAK}]++)++|[{BLANK}]*+)"
-_TAIL = f"{_RUN}{_ASIDE}{_CLOSED}{_BLANKS}"
+# 「あ。」。い -> 「あ。」。|い; そう．．．次 -> そう．．．|次
+# Where a mark turns out to end nothing, the empty group matches instead: what was read up to there
+# is not read again from each of its marks, so that 。。。…。」と takes linear time.
+_STAYS = "()"
+_RUN = f"[{END_MARK}{ELLIPSIS}．]*+"
+_ASIDE = f"(?:[（(](?:笑|爆笑|苦笑|爆|汗|泣|涙|怒|謎|嘘)[）)]{_RUN})?+"
+_CLOSED = f"(?:{_CLOSE}++[{END_MARK}{ELLIPSIS}．]++)*+"
+_BLANKS = f"(?>(?:[{BLANK}]*+[{LINE_BREAK}]++)++|[{BLANK}]*+)"
+_END = f"(?:{_CLOSE}++(?!{_GOES_ON}))?+(?!{_CLOSE}){_BLANKS}(?!{_CLOSE})"
+# A line that begins with a closing bracket goes on.  （注\n）次 -> （注\n）次
+_BEGINS = f"(?:(?!{_CLOSE})|{_STAYS})"
+_TAIL = f"{_RUN}{_ASIDE}{_CLOSED}(?:{_END}|{_STAYS})"
+# うーん、、、次 -> うーん、、、|次; つまり、――次 -> つまり、――|次; そう……。次 -> そう……。|次
+_PAUSE = f"[、､，{ELLIPSIS}―—]*+(?:(?!{_CLOSE}|[{END_MARK}．])[{BLANK}]*+(?!{_CLOSE})|{_STAYS})"
 
 RULES: tuple[Rule, ...] = (
     # 一段落。\n\n二段落。 -> 一段落。\n\n|二段落。
-    Rule("paragraph", "\n", f"(?:[{BLANK}]*+[{LINE_BREAK}]++)++"),
-    Rule("paragraph", "\r", f"(?:\n?[{BLANK}]*+[{LINE_BREAK}]++)++"),
+    Rule("paragraph", "\n", f"(?:[{BLANK}]*+[{LINE_BREAK}]++)++{_BEGINS}"),
+    Rule("paragraph", "\r", f"\n?+(?:[{BLANK}]*+[{LINE_BREAK}]++)++{_BEGINS}"),
     # 見出し\n本文 -> 見出し\n|本文; ・りんご\r\n・みかん -> ・りんご\r\n|・みかん
-    Rule("sentence", LINE_BREAK, f"(?:[{BLANK}]*+[{LINE_BREAK}]++)*+(?!{_CLOSE})"),
+    Rule("sentence", LINE_BREAK, f"(?:[{BLANK}]*+[{LINE_BREAK}]++)*+{_BEGINS}"),
     # 今日は。明日も。 -> 今日は。|明日も。; ｡も -> ｡|も; モー娘。が歌う。 -> モー娘。が歌う。
     Rule("sentence", "。｡", _not_before(NAMES) + _TAIL),
     # 本当！次 -> 本当！|次; えっ！？と言う。 -> えっ！？と言う。
-    Rule("sentence", "！？‼⁇⁈⁉", f"{_RUN}(?!{_QUOTED}){_TAIL}"),
+    Rule("sentence", "！？‼⁇⁈⁉", f"{_RUN}(?:(?!{_QUOTED}){_TAIL}|{_STAYS})"),
     # うそ!次 -> うそ!|次; a!b?c -> a!b?c (inside Latin text a blank must follow)
-    Rule("sentence", "!?", f"{_RUN}(?!{_QUOTED})(?![!-'*-\\\\^-~]){_TAIL}"),
+    Rule(
+        "sentence",
+        "!?",
+        f"{_RUN}(?:(?!{_QUOTED})(?!(?<=[!?])[!-'*-\\\\^-~]){_TAIL}|{_STAYS})",
+    ),
     # 論文です．次に -> 論文です．|次に; ３．１４ -> ３．１４
     Rule("sentence", "．", f"(?<![{DIGIT}]．){_TAIL}"),
     # Dr. Smith came. 彼は -> Dr. Smith came. |彼は; 3.14 -> 3.14; a.b -> a.b; 1. 項目 -> 1. 項目
@@ -87,12 +99,12 @@ RULES: tuple[Rule, ...] = (
         + f"(?=[\"')\\]]?(?:[{BLANK}]++[^a-z]|[{LINE_BREAK}]|[^\\x00-\\x7f]|\\Z))[\"']?+{_TAIL}",
     ),
     # 春、夏 -> 春、|夏; 3万、4万 -> 3万、4万; ､ -> ､|
-    Rule("clause", "、､", f"{_not_before(NAMES)}(?!(?<=[{_NUMERAL}].)[{_NUMERAL}])[{BLANK}]*+"),
+    Rule("clause", "、､", f"{_not_before(NAMES)}(?!(?<=[{_NUMERAL}].)[{_NUMERAL}]){_PAUSE}"),
     # 春，夏 -> 春，|夏; １，０００円 -> １，０００円; 1,000 -> 1,000; a,b -> a,b
-    Rule("clause", "，", f"(?!(?<=[{DIGIT}].)[{DIGIT}])[{BLANK}]*+"),
-    Rule("clause", ",;:", f"(?:[{BLANK}]++|(?=[^\\x00-\\x7f])(?<![{DIGIT}].))"),
+    Rule("clause", "，", f"(?!(?<=[{DIGIT}].)[{DIGIT}]){_PAUSE}"),
+    Rule("clause", ",;:", f"(?:[{BLANK}]++|(?=[^\\x00-\\x7f])(?<![{DIGIT}].))(?!{_CLOSE})"),
     # そして……彼は -> そして……|彼は; つまり――彼 -> つまり――|彼; 要点：次 -> 要点：|次
-    Rule("clause", f"{ELLIPSIS}―—；：", f"[{ELLIPSIS}―—]*+(?<![{DIGIT}]：)(?!{_CLOSE})[{BLANK}]*+"),
+    Rule("clause", f"{ELLIPSIS}―—；：", f"(?<![{DIGIT}]：){_PAUSE}"),
 )
 
 # Marks a cut may stand in front of.
@@ -101,7 +113,10 @@ _LIST_MARK = re.compile(f"[①-⑳㋐-㋾]|(?<=[{BLANK}])[・●■◆▪•]")
 
 
 def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
-    """Join the rules up to *level* into one pattern whose matches end where a cut may stand."""
+    """Join the rules up to *level* into one pattern.
+
+    Its matches end where a cut may stand, except those in which the group of ``_STAYS`` took part.
+    """
     levels = get_args(Level)[: get_args(Level).index(level) + 1]
     rules = [
         rule for rule in RULES if rule.level in levels and (line_breaks or rule.after != LINE_BREAK)
@@ -160,7 +175,7 @@ class PunctuationSplitter:
         Returns:
             The spans in order, none empty; no spans for the empty string.
         """
-        cuts = [match.end() for match in self._pattern.finditer(text)]
+        cuts = [m.end() for m in self._pattern.finditer(text) if m.lastindex is None]
         if self.level == "clause" and _LIST_MARK.search(text, 1):
             marks = (match.start() for match in _LIST_MARK.finditer(text, 1))
             cuts = list(dict.fromkeys(merge(cuts, marks)))
