@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from safe_embed.pooling import (
     PoolingFunction,
     Precision,
     check_precision,
+    check_ranges,
     finish,
     quantize,
     resolve_pooling,
@@ -162,7 +164,7 @@ class SafeEncoder(DropIn):
             TextTooLongError: If texts do not fit where they must; nothing was computed.
         """
         texts, single = check_texts(inputs)
-        check_precision(precision, len(texts))
+        check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
         request = self._request(
             texts,
             prompt_name,
@@ -381,10 +383,13 @@ class SafeEncoder(DropIn):
         options = (prompt_name, prompt, batch_size, False, None, None, None, kwargs)
         self._request([], *options)
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        check_ranges(ranges, dim or self.get_embedding_dimension())
 
         def vectors() -> Iterator[np.ndarray[Any, Any]]:
+            first = 0
             for texts in filter(None, _portions(inputs)):
-                request = self._request(texts, *options)
+                request = replace(self._request(texts, *options), first_index=first)
+                first += len(texts)
                 found = self._session.run(Inference.encode, request)
                 found = finish(found, dim, unit_length=normalize_embeddings)
                 yield from quantize(found, precision, ranges)

@@ -55,18 +55,17 @@ def check_text(text: Any, index: int | None) -> str:
     if not isinstance(text, str):
         msg = f"{name} is {_kind(text)}. {_FIX}\n{_FIX_JA}"
         raise InvalidTextError(msg, index)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    position = _lone_surrogate(text)
+    if position is not None:
         msg = (
-            f"{name} has a lone surrogate (U+{ord(text[error.start]):04X}) at position "
-            f"{error.start}: half a character, often from a wrong decoding. Read the text with its "
+            f"{name} has a lone surrogate (U+{ord(text[position]):04X}) at position "
+            f"{position}: half a character, often from a wrong decoding. Read the text with its "
             "true encoding, or pass text.encode('utf-8', 'replace').decode().\n"
-            f"{name} の位置 {error.start} に単独のサロゲートがあります。"
+            f"{name} の位置 {position} に単独のサロゲートがあります。"
             "正しい文字コードで読み直してください。"
         )
-        raise InvalidTextError(msg, index or 0, error.start) from None
-    return str(text)
+        raise InvalidTextError(msg, index or 0, position)
+    return str.__str__(text)  # str() of a member of a str Enum is its name
 
 
 def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
@@ -89,6 +88,15 @@ def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
+def _lone_surrogate(text: str) -> int | None:
+    """Find what UTF-8 cannot hold; the error that knows it keeps the text, and must not get out."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def _gives_items(inputs: Any) -> bool:
     # A 0-dimensional array has __iter__ and fails on it; an image or a module has none that we
     # want.
@@ -99,7 +107,9 @@ def _kind(value: Any) -> str:
     """Name the kind of a value without showing it."""
     if value is None:
         return "None"
-    if isinstance(value, numbers.Real) and math.isnan(value):
+    # An int may be too large for isnan.
+    is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational)
+    if is_float and math.isnan(value):
         return "NaN (a missing value of pandas?)"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} (pairs and conversations are not supported)"

@@ -212,6 +212,21 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
         raise ConfigError(msg)
 
 
+def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
+    """Refuse ranges that do not belong to the vectors.
+
+    Args:
+        ranges: Smallest and largest value of each dimension, or ``None``.
+        dim: Dimension of the vectors, if it is known.
+
+    Raises:
+        ConfigError: If *ranges* is not of shape (2, *dim*).
+    """
+    if ranges is not None and dim is not None and np.shape(ranges) != (2, dim):
+        msg = f"ranges has shape {np.shape(ranges)}. It must have (2, {dim}): smallest, largest."
+        raise ConfigError(msg)
+
+
 def quantize(
     vectors: FloatArray, precision: Precision | None, ranges: FloatArray | None = None
 ) -> NDArray[np.generic]:
@@ -232,7 +247,11 @@ def quantize(
     if precision in ("binary", "ubinary"):
         bits = np.packbits(vectors > 0, axis=-1)
         return bits if precision == "ubinary" else (bits - np.uint8(128)).view(np.int8)
-    low, high = (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges
+    low, high = np.asarray(
+        (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges, dtype=np.float32
+    )
     step = np.where(high > low, (high - low) / 255, 1)
-    levels = np.clip(np.floor((vectors - low) / step), 0, 255)
-    return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
+    levels: FloatArray = np.clip(np.floor((vectors - low) / step), 0, 255)
+    if precision == "uint8":
+        return levels.astype(np.uint8)
+    return (levels - 128).astype(np.int8)

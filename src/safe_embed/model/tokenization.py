@@ -104,7 +104,6 @@ class ModelReader:
             Length of the longest beginning that fits, in code points.
         """
 
-
         def size(chars: int) -> int:
             return len(self.encode([text[:chars]])[0])
 

@@ -24,15 +24,13 @@ from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
 
 Mode = Literal["packed", "spans"]
 
-# A piece with more characters than this for each token of the budget is cut without asking the
+# What has more characters than this for each token of the room is cut without asking the
 # tokenizer, which is never handed a whole long text. Japanese has 1.5 characters a token, Latin 5.
 _MAX_CHARS_PER_TOKEN = 8
 # Texts up to this length are tried whole at once, as most of them fit: one pass instead of two.
 _TRY_CHARS_PER_TOKEN = 1.5
 # Text without any boundary is packed from blocks of a quarter of the budget, in characters.
 _BLOCKS_PER_CHUNK = 4
-# A longer run of blanks counts a token a character, so that no chunk goes on behind it.
-_MAX_BLANK_CHARS = 16
 
 
 class _Unit(NamedTuple):
@@ -88,13 +86,13 @@ class Chunker:
         limit = _TRY_CHARS_PER_TOKEN * room if self.mode == "packed" else 0
         done |= job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
         units = self._units(job, [i for i in range(len(texts)) if i not in done])
-        if self.mode == "packed":
-            # A boundary can cost a token and part another: the whole may be that much smaller.
-            done |= job.encode_whole(
-                [i for i in units if _size(units[i], boundary_tokens=2) <= room]
-            )
-        done |= self._packed(job, {i: found for i, found in units.items() if i not in done})
-        return [done[index] for index in range(len(texts))]
+        whole = job.encode_whole([i for i, found in units.items() if job.may_fit(i, found)])
+        by_top = self.mode == "spans"
+        done |= {i: one for i, one in whole.items() if not by_top or _is_one_span(units[i])}
+        rest = {i: found for i, found in units.items() if i not in done}
+        for i, chunks in self._packed(job, rest).items():
+            done[i] = job.result(i, chunks, is_long=i not in whole)
+        return [done[i] for i in range(len(texts))]
 
     def _units(self, job: _Job, indices: Sequence[int]) -> dict[int, list[_Unit]]:
         """Cut texts down the ladder until every piece fits."""
@@ -111,12 +109,10 @@ class Chunker:
         by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
         return {index: job.absorb_blanks(by_text.get(index, [])) for index in indices}
 
-    def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, ChunkedInput]:
+    def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, list[Chunk]]:
         """Pack the units of each text into chunks; cut again where an encoding does not fit."""
         by_top = self.mode == "spans"
-        waiting = [
-            part for found in units.values() for part in _parts(found, job.room, by_top=by_top)
-        ]
+        waiting = [part for found in units.values() for part in job.parts(found, by_top=by_top)]
         chunks: dict[int, list[Chunk]] = {index: [] for index in units}
         while waiting:
             encodings = job.reader.encode([job.read(part) for part in waiting])
@@ -128,14 +124,7 @@ class Chunker:
                 else:
                     again += job.in_two(part)
             waiting = again
-        return {
-            index: ChunkedInput(
-                tuple(sorted(found, key=attrgetter("span"))),
-                is_long=_size(units[index]) > job.room or (not by_top and len(found) > 1),
-                cut_clusters=tuple(sorted(at for which, at in job.cut_clusters if which == index)),
-            )
-            for index, found in chunks.items()
-        }
+        return chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +135,12 @@ class _Job:
     reader: Reader
     budget: int
     room: int
-    cut_clusters: set[tuple[int, int]] = field(default_factory=set)
+    cut_clusters: dict[int, set[int]] = field(default_factory=dict)
+
+    @property
+    def max_chars(self) -> int:
+        """What the tokenizer is handed at most, in characters besides the prompt."""
+        return _MAX_CHARS_PER_TOKEN * self.room
 
     def encode_whole(self, indices: Sequence[int]) -> dict[int, ChunkedInput]:
         """Encode texts uncut; give those that fit."""
@@ -157,16 +151,20 @@ class _Job:
             if len(encoding) <= self.budget
         }
 
+    def may_fit(self, index: int, units: Sequence[_Unit]) -> bool:
+        """Tell whether a text is worth encoding whole."""
+        # A boundary can cost a token and part another: the whole may be that much smaller.
+        least = sum(unit.tokens - 2 for unit in units)
+        return least <= self.room and len(self.texts[index]) <= self.max_chars
+
     def read(self, part: Sequence[_Unit]) -> str:
         """Give what the model reads of a chunk: blanks at its ends only cost tokens."""
-        text = self.texts[part[0].which]
-        start, end = part[0].start, part[-1].end
-        return text if end - start == len(text) else text[start:end].strip()
+        return self.texts[part[0].which][part[0].start : part[-1].end].strip()
 
     def measure(self, units: Iterable[_Unit]) -> list[_Unit]:
         """Count the tokens of each unit by itself; blanks count none."""
         found = list(units)
-        longest = _MAX_CHARS_PER_TOKEN * self.budget
+        longest = self.max_chars
         pieces = [self.texts[unit.which][unit.start : unit.end].strip() for unit in found]
         counts = iter(self.reader.count([piece for piece in pieces if 0 < len(piece) <= longest]))
         return [
@@ -224,44 +222,62 @@ class _Job:
                 )
                 raise TextTooLongError(msg, (unit.which,))
             cuts = [len(core) // 2]
-            self.cut_clusters.add((unit.which, at + cuts[0]))
+            self.cut_clusters.setdefault(unit.which, set()).add(at + cuts[0])
         return spans_between([lead + cut for cut in cuts], len(piece))
 
     def in_two(self, part: list[_Unit]) -> list[list[_Unit]]:
         """Part units that as a whole have more tokens than the sum of their own."""
         if len(part) == 1:
-            unit = part[0]._replace(tokens=self.room + 1)
-            part = self.absorb_blanks(self.refine([unit], self.halve))
+            (unit,) = part
+            spans = self.halve(unit)
+            middle = unit.start + spans[len(spans) // 2].start
+            halves = unit._replace(end=middle), unit._replace(start=middle)
+            return [[half] for half in self.measure(halves)]
         totals = list(accumulate(unit.tokens for unit in part))
         middle = min(max(bisect_left(totals, totals[-1] / 2), 1), len(part) - 1)
         return [part[:middle], part[middle:]]
 
-    def absorb_blanks(self, units: Sequence[_Unit]) -> list[_Unit]:
+    def absorb_blanks(self, units: Iterable[_Unit]) -> list[_Unit]:
         """Join what the tokenizer reads nothing in to the unit before it, or the first behind."""
         kept: list[_Unit] = []
         for unit in units:
-            if kept and not unit.tokens:
-                blanks = unit.end - kept[-1].end
-                cost = blanks if blanks > _MAX_BLANK_CHARS else 0
-                tokens = min(self.room, kept[-1].tokens + cost)
-                kept[-1] = kept[-1]._replace(end=unit.end, tokens=tokens)
-            elif kept or unit.tokens:
-                kept.append(unit if kept else unit._replace(start=0))
-        return kept or [unit._replace(start=0) for unit in units[-1:]]
+            if kept and self.adds_nothing(unit, kept[-1]):
+                kept[-1] = kept[-1]._replace(end=unit.end)
+            elif kept and self.adds_nothing(kept[-1], unit):
+                kept[-1] = unit._replace(start=kept[-1].start)
+            else:
+                kept.append(unit)
+        return kept
+
+    def adds_nothing(self, unit: _Unit, neighbour: _Unit) -> bool:
+        """Tell whether a unit can join its neighbour at no cost: blanks are never read."""
+        if unit.tokens:
+            return False
+        chars = unit.end - unit.start + neighbour.end - neighbour.start
+        return chars <= self.max_chars or self.text_of(unit).isspace()
+
+    def parts(self, units: list[_Unit], *, by_top: bool) -> Iterator[list[_Unit]]:
+        """Pack units into chunks, those of each top span by themselves if *by_top*."""
+        groups = [list(found) for _, found in groupby(units, key=attrgetter("top"))]
+        for group in groups if by_top else [units]:
+            for start, end in pairwise((0, *pack([self.weigh(unit) for unit in group], self.room))):
+                yield group[start:end]
+
+    def weigh(self, unit: _Unit) -> int:
+        """Count the tokens of a unit, and no fewer than keep a chunk within ``max_chars``."""
+        least = -(-(unit.end - unit.start) // _MAX_CHARS_PER_TOKEN)
+        return max(unit.tokens, min(least, self.room))
+
+    def result(self, index: int, chunks: Iterable[Chunk], *, is_long: bool) -> ChunkedInput:
+        """Put the chunks of a text in order."""
+        found = tuple(sorted(chunks, key=attrgetter("span")))
+        cuts = self.cut_clusters.get(index, set()).intersection(one.span.end for one in found)
+        return ChunkedInput(found, is_long, tuple(sorted(cuts)))
 
 
 def _split(splitter: Splitter, text: str) -> list[Span]:
     return check_tiling(text, splitter.split(text), splitter)
 
 
-def _size(units: Sequence[_Unit], boundary_tokens: int = 0) -> int:
-    """Sum up the tokens of units, less what each boundary may have added."""
-    return sum(unit.tokens for unit in units) - boundary_tokens * len(units)
-
-
-def _parts(units: list[_Unit], room: int, *, by_top: bool) -> Iterator[list[_Unit]]:
-    """Pack units into chunks, those of each top span by themselves if *by_top*."""
-    groups = [list(found) for _, found in groupby(units, key=attrgetter("top"))]
-    for group in groups if by_top else [units]:
-        for start, end in pairwise((0, *pack([unit.tokens for unit in group], room))):
-            yield group[start:end]
+def _is_one_span(units: Sequence[_Unit]) -> bool:
+    return not units or units[0].top == units[-1].top

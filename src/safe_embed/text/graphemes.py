@@ -27,12 +27,11 @@ ELLIPSIS = "…‥"
 _BRACKET_OR_BREAK = re.compile(f"[{re.escape(OPENERS + CLOSERS)}{LINE_BREAK}]")
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
 
-# The voicing marks with a width of their own (U+309B, U+309C, half-width U+FF9E, U+FF9F) belong to
-# the kana before them, although Unicode makes the first two clusters of their own.  か゛ -> か゛
+# The voicing marks with a width of their own (U+309B, U+309C) belong to the kana before them,
+# although Unicode makes them clusters of their own.  か゛ -> か゛
 # Flags are paired here, since \X looks back over all of them each time.  🇯🇵🇫🇷 -> 🇯🇵|🇫🇷
-_CLUSTER = regex.compile(
-    r"(?:[🇦-🇿]{2}[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D]*+|\X)[\u309B\u309C\uFF9E\uFF9F]*+"
-)
+_EXTENDED = r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D]*+"
+_CLUSTER = regex.compile(rf"(?:[🇦-🇿]{{2}}{_EXTENDED}|\X)(?:[\u309B\u309C]{_EXTENDED})*+")
 
 # 行頭禁則: what must not begin a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
 _NO_START = frozenset(

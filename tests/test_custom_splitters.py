@@ -1,0 +1,219 @@
+"""Splitters that users bring along: expressions, functions of other libraries, objects."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safe_embed.errors import ConfigError
+from safe_embed.text.custom import FunctionSplitter, RegexSplitter, check_tiling
+from safe_embed.text.morphemes import MorphemeSplitter
+from safe_embed.text.punctuation import PunctuationSplitter
+from safe_embed.text.splitters import ladder, resolve_splitter
+from safe_embed.types import Span, Splitter
+
+SECRET = "秘密の文章"  # noqa: S105
+
+texts = st.text(st.sampled_from("あい漢a。、 \u3000\t\n\r\v\x1c\x85\u2028"), max_size=30)
+
+
+def pieces(text: str, splitter: Splitter) -> list[str]:
+    """What a splitter cuts a text into."""
+    return [text[start:end] for start, end in splitter.split(text)]
+
+
+class Sentences:
+    """An object of another library: its bound method gives stripped sentences."""
+
+    def cut(self, text: str) -> list[str]:
+        """Cut at 。 and leave the white space out."""
+        return [piece.strip() for piece in re.findall("[^。]+。?", text) if piece.strip()]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("[。、]", "春、|夏。|秋"),
+        (re.compile("。+"), "春。。|夏"),
+        ("$", "春\n夏"),
+        ("", "春夏"),
+        ("x*", "春xx|夏"),
+        ("(?=夏)", "春夏"),
+        ("(春)|夏", "春|夏|秋"),
+        (".", "春|夏|秋"),
+        ("秋", "春夏秋"),
+        ("(?i)A", "春a|夏A|秋"),
+    ],
+)
+def test_an_expression_cuts_behind_its_matches(
+    pattern: str | re.Pattern[str], expected: str
+) -> None:
+    """Each match that is not empty ends a piece; where two end, there is one cut."""
+    assert expected == "|".join(pieces(expected.replace("|", ""), RegexSplitter(pattern)))
+
+
+def test_short_texts_stay_whole() -> None:
+    """``min_chars`` is the length from which on a text is cut."""
+    splitter = RegexSplitter("、", min_chars=4)
+    assert [(0, 3)] == splitter.split("あ、い")
+    assert [(0, 2), (2, 4)] == splitter.split("あ、いう")
+
+
+@given(texts, st.sampled_from(["[。、]", r"\s", r"\s*", ".", "(?s).", "あ|い", "あ*"]))
+def test_expressions_tile(text: str, pattern: str) -> None:
+    """``"".join(text[s:e]) == text``, whatever the expression matches."""
+    spans = RegexSplitter(pattern).split(text)
+    assert spans == check_tiling(text, spans, RegexSplitter)
+
+
+def test_a_bad_expression_is_refused() -> None:
+    """A pattern that is none is named at construction."""
+    with pytest.raises(ConfigError, match=r"pattern='\[' is no regular expression: unterminated"):
+        RegexSplitter("[")
+
+
+def test_an_expression_is_a_value() -> None:
+    """Pickled and compared, a RegexSplitter is what it says."""
+    splitter = RegexSplitter("[。、]", 3)
+    again = pickle.loads(pickle.dumps(splitter))  # noqa: S301
+    assert splitter == again == RegexSplitter(re.compile("[。、]"), 3)
+    assert [(0, 2), (2, 3)] == again.split("あ。い")
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "expected"),
+    [
+        (str.split, " いち に\u3000 さん ", [" いち ", "に\u3000 ", "さん "]),
+        (str.split, "いち", ["いち"]),
+        (str.splitlines, "一\n\n二\r\n三", ["一\n\n", "二\r\n", "三"]),
+        (str.splitlines, "\n一", ["\n一"]),
+        (Sentences().cut, "一。 二。\n三", ["一。 ", "二。\n", "三"]),
+        (lambda text: text.split("。"), "一。二。", ["一。", "二。"]),
+        (lambda text: re.split("(。)", text), "一。二", ["一", "。", "二"]),
+        (lambda text: (part for part in text), "同同", ["同", "同"]),
+        (list, "ああ", ["あ", "あ"]),
+        (lambda text: [(1, 2), [2, 4]], "一二三四五", ["一二", "三四五"]),
+        (lambda text: [Span(0, 1), Span(3, 3), Span(3, 4)], "一二三四", ["一二三", "四"]),
+        (
+            lambda text: [match.span() for match in re.finditer("二|四", text)],
+            "一二三四",
+            ["一二三", "四"],
+        ),
+        (lambda text: [], "一二", ["一二"]),
+        (lambda text: [""], "一二", ["一二"]),
+        (lambda text: [], "", []),
+        (str.split, " \n", [" \n"]),
+    ],
+)
+def test_functions_of_other_libraries(
+    function: Callable[[str], Iterable[str | tuple[int, int]]], text: str, expected: list[str]
+) -> None:
+    """A piece begins where the function's piece begins; what it left out stays before."""
+    assert expected == pieces(text, FunctionSplitter(function))
+
+
+@given(texts, st.sampled_from([str.split, str.splitlines, Sentences().cut, list]))
+def test_functions_tile(text: str, function: Callable[[str], list[str]]) -> None:
+    """``"".join(text[s:e]) == text``, although the function drops white space."""
+    spans = FunctionSplitter(function).split(text)
+    assert spans == check_tiling(text, spans, function)
+
+
+@pytest.mark.parametrize(
+    ("function", "number"),
+    [
+        (lambda text: [text.replace("密", "蜜")], 0),
+        (lambda text: [text[:2], text[:2]], 1),
+        (lambda text: [text[2:], text[:2]], 1),
+        (lambda text: [(2, 4), (0, 2)], 1),
+        (lambda text: [(0, 3), (2, 5)], 1),
+        (lambda text: [(0, 99)], 0),
+        (lambda text: [(-2, 1)], 0),
+        (lambda text: [(3, 1)], 0),
+        (lambda text: [text, text.upper() + "。"], 1),
+    ],
+)
+def test_lossy_functions_are_refused(
+    function: Callable[[str], Iterable[str | tuple[int, int]]], number: int
+) -> None:
+    """Changed, repeated or disordered pieces are an error that does not show the text."""
+    told = rf"gave a piece \(number {number}\) that does not follow.*text of 5 characters"
+    with pytest.raises(ConfigError, match=told) as caught:
+        FunctionSplitter(function).split(SECRET)
+    assert not set("秘密蜜") & set(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("spans", "told"),
+    [
+        ([(0, 2)], "up to 2 for a text of 5 characters"),
+        ([], "up to 0 for a text of 5"),
+        ([(0, 2), (3, 5)], r"span 1 as \(3, 5\) where one that starts at 2"),
+        ([(0, 3), (2, 5)], r"span 1 as \(2, 5\) where one that starts at 3"),
+        ([(0, 0), (0, 5)], r"span 0 as \(0, 0\)"),
+        ([(0, 2), (2, 2), (2, 5)], r"span 1 as \(2, 2\)"),
+        ([(1, 5)], r"span 0 as \(1, 5\) where one that starts at 0"),
+        ([(0, 6)], "up to 6 for a text of 5"),
+        ([(0, -1)], r"span 0 as \(0, -1\)"),
+    ],
+)
+def test_spans_that_do_not_tile_are_refused(spans: list[tuple[int, int]], told: str) -> None:
+    """Gaps, overlaps, empty spans and missing ends are named with the splitter's class."""
+    with pytest.raises(
+        ConfigError, match=rf"^Sentences\.split gave spans? {told.removeprefix('span ')}"
+    ) as caught:
+        check_tiling(SECRET, spans, Sentences())
+    assert SECRET not in str(caught.value)
+
+
+def test_tiling_spans_pass() -> None:
+    """Plain tuples come back as spans; the empty text has none."""
+    assert [Span(0, 2), Span(2, 5)] == check_tiling(SECRET, [(0, 2), (2, 5)], None)
+    assert [] == check_tiling("", [], None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("punctuation", PunctuationSplitter()),
+        ("morphemes", MorphemeSplitter()),
+        (re.compile("。"), RegexSplitter("。")),
+        (str.split, FunctionSplitter(str.split)),
+        (PunctuationSplitter("clause"), PunctuationSplitter("clause")),
+    ],
+)
+def test_what_may_stand_for_a_splitter(spec: object, expected: Splitter) -> None:
+    """A name, an expression, a function and a splitter each give their splitter."""
+    assert expected == resolve_splitter(spec)
+
+
+@pytest.mark.parametrize("spec", ["sentences", "", None, 3, ["。"]])
+def test_what_is_no_splitter_is_refused(spec: object) -> None:
+    """Anything else is named, with what would do."""
+    with pytest.raises(ConfigError, match=re.escape(f"splitter={spec!r} is no splitter. Use 'pun")):
+        resolve_splitter(spec)
+
+
+@pytest.mark.parametrize(
+    ("first", "names"),
+    [
+        (PunctuationSplitter("paragraph"), ["PunctuationSplitter"] * 7 + ["MorphemeSplitter"] * 3),
+        (
+            RegexSplitter("。"),
+            ["RegexSplitter"] + ["PunctuationSplitter"] * 6 + ["MorphemeSplitter"] * 3,
+        ),
+        (MorphemeSplitter(), ["MorphemeSplitter"] * 4),
+    ],
+)
+def test_a_ladder_begins_with_the_users_own(first: Splitter, names: list[str]) -> None:
+    """Below it come punctuation and morphemes; below morphemes nothing else; all can be pickled."""
+    rungs = ladder(first)
+    assert first == rungs[0]
+    assert names == [type(rung).__name__ for rung in rungs]
+    assert rungs == pickle.loads(pickle.dumps(rungs))  # noqa: S301
+    assert ["「今日、", "雨」"] == pieces("「今日、雨」", rungs[-1])  # every bracket is open
