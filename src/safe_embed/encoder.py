@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from safe_embed.drop_in import DropIn
 from safe_embed.errors import ConfigError, InvalidTextError
 from safe_embed.inputs import accept_sentences, check_text, check_texts
+from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.session import Session
@@ -27,7 +28,7 @@ from safe_embed.pooling import (
 )
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
-from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.types import ChunkedText, FloatArray, Hook, ReloadPolicy, TextPlan
 
 if TYPE_CHECKING:
     import os
@@ -68,6 +69,10 @@ class SafeEncoder(DropIn):
         max_batch_tokens: Tokens of a padded batch; ``None`` for 1,024 on a CPU, 32,768 elsewhere.
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
+        reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
+            fresh tokenizer, a fresh model. The default suits a worker that nobody tuned; ``None``
+            leaves memory alone.
+        hooks: Functions that are told what was done about memory, as an :class:`Event`.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
@@ -85,6 +90,8 @@ class SafeEncoder(DropIn):
         on_long: OnLong = "chunk",
         max_batch_tokens: int | None = None,
         chunks: Mode = "packed",
+        reload: ReloadPolicy | Literal["default"] | None = "default",
+        hooks: Iterable[Hook] = (),
         **sentence_transformer_options: Any,
     ) -> None:
         _check_choice("on_long", on_long, get_args(OnLong))
@@ -103,7 +110,14 @@ class SafeEncoder(DropIn):
             on_long,
             max_batch_tokens,
         )
-        self._session = Session(ModelSource(model, sentence_transformer_options), settings)
+        source = ModelSource(model, sentence_transformer_options)
+        policy = default_policy() if reload == "default" else resolve_policy(reload)
+        if source.is_loaded and names_model(policy):
+            raise ConfigError(
+                f"reload={policy!r} asks for a new model, but the model was loaded elsewhere and "
+                "cannot be loaded anew here. Pass a name, a folder or a loader, or another policy."
+            )
+        self._session = Session(source, settings, policy, tuple(hooks))
         limit = self.max_seq_length
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()

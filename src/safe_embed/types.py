@@ -229,6 +229,7 @@ class Usage:
         sample: The newest measurement.
         baseline: The measurement after warm-up; ``None`` before.
         seconds_since_remedy: Time since memory was last given back on purpose; ``None`` if never.
+        seconds_since_renewal: Time since more was done than a trim; ``None`` if never.
         luck: Drawn anew from [0, 1) for every loaded model, for jitter: a fleet does not reload
             at once.
     """
@@ -240,6 +241,7 @@ class Usage:
     sample: MemorySample
     baseline: MemorySample | None = None
     seconds_since_remedy: float | None = None
+    seconds_since_renewal: float | None = None
     luck: float = 0.0
 
     @property

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -77,6 +77,18 @@ class Request:
     first_index: int = 0
 
 
+class Done(NamedTuple):
+    """How much work was done: calls that ended, their texts, and the tokens the model has read."""
+
+    calls: int = 0
+    texts: int = 0
+    tokens: int = 0
+
+    def plus(self, calls: int = 0, texts: int = 0, tokens: int = 0) -> Done:
+        """Add to what was done."""
+        return Done(self.calls + calls, self.texts + texts, self.tokens + tokens)
+
+
 @dataclass(slots=True)
 class Inference:
     """A loaded model at work.
@@ -95,7 +107,7 @@ class Inference:
     tokenizer: Any
     settings: Settings
     unit_length: bool
-    tokens_done: int = 0
+    done: Done = Done()
 
     @property
     def budget_tokens(self) -> int:
@@ -143,18 +155,11 @@ class Inference:
         Raises:
             TextTooLongError: If ``on_long="error"`` and texts do not fit.
         """
-<<<<<<< HEAD
-        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=want_spans)
-        self._report_long(inputs)
-        yield
-=======
-        reader = self._reader(request.prompt)
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or bool(request.pool_options)
-        inputs = self._chunk(request.texts, reader, want_spans=want_spans)
+        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=want_spans)
         self._report_long(inputs, request.first_index)
-        chunks = [chunk for one in inputs for chunk in one.chunks]
->>>>>>> main
+        yield
         if request.pool_options:
             vectors = self._forward_elsewhere(inputs, request)
         else:
@@ -169,6 +174,7 @@ class Inference:
             pooled = pool(mine, counts, self.settings.pooling, unit_length=self.unit_length)
             spans = tuple(chunk.span for chunk in one.chunks)
             found.append(ChunkedText(spans, counts, mine, one.is_long, pooled))
+        self.done = self.done.plus(calls=1, texts=len(inputs))
         return found
 
     def encode(self, request: Request) -> Steps[FloatArray]:
@@ -274,7 +280,7 @@ class Inference:
             encodings = [chunks[index].encoding for index in group]
             for index, row in zip(group, self._forward_batch(encodings, request), strict=True):
                 rows[index] = row
-            self.tokens_done += sum(map(len, encodings))
+            self.done = self.done.plus(tokens=sum(map(len, encodings)))
             yield
         return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
 

@@ -5,12 +5,13 @@ Everything here runs on the session's one thread, except the loading of a new mo
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from safe_embed.model.loader import (
     ModelSource,
     apply_settings,
     ends_in_normalize,
+    set_tokenizer,
     user_settings,
 )
 from safe_embed.pooling import normalize
@@ -86,37 +88,21 @@ class Keeper:
         self._climb: Iterator[None] | None = None
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._reloads = 0
-        self._all_calls = self._all_texts = 0
         self._baseline: MemorySample | None = None
         self._remedied_at: float | None = None
+        self._renewed_at: float | None = None
         self._begin()
 
     @property
     def stats(self) -> Stats:
         """What was done so far."""
         return Stats(
-            self._all_calls,
-            self._all_texts,
-            self.inference.tokens_done,
+            *self.inference.done,
             self._reloads,
             self._sampler.take(),
             self._baseline,
             tuple(self._events),
         )
-
-    def count(self, texts: int) -> None:
-        """Note that a call has ended, and take the baseline when the model is warm.
-
-        Args:
-            texts: How many it had.
-        """
-        self._calls += 1
-        self._texts += texts
-        self._all_calls += 1
-        self._all_texts += texts
-        if self._baseline is None and self._all_calls >= WARM_UP_CALLS:
-            self._trim()
-            self._baseline = self._measure()
 
     def watch(self) -> bool:
         """Ask the policy, and take the next step of what it asks for.
@@ -124,6 +110,9 @@ class Keeper:
         Returns:
             Whether something is under way that has to wait.
         """
+        if self._baseline is None and self.inference.done.calls >= WARM_UP_CALLS:
+            self._trim()
+            self._baseline = self._measure()
         if self._climb is None and (reason := self._policy.reason(self._usage())) is not None:
             self._climb = self._ladder.climb(reason)
         if self._climb is None:
@@ -134,11 +123,10 @@ class Keeper:
             self._climb = None
         return self._climb is not None
 
-    def reload(self, inference: Inference, text: str) -> Iterator[None]:
+    def reload(self, text: str) -> Generator[None, None, None]:
         """Load model and tokenizer anew, because a caller asked for it.
 
         Args:
-            inference: The keeper's own; jobs get it.
             text: Why.
 
         Yields:
@@ -147,7 +135,13 @@ class Keeper:
         Raises:
             ReloadError: If it failed; the old model serves on.
         """
-        del inference
+        if self._source.is_loaded:
+            raise ReloadError(
+                "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
+                "folder or a loader to SafeEncoder instead of a SentenceTransformer."
+            )
+        while self._climb is not None:
+            yield
         failed = self._events_of("failed")
         yield from self._ladder.climb(Reason(text, rung=Rung.MODEL))
         if self._events_of("failed") > failed:
@@ -156,21 +150,19 @@ class Keeper:
 
     def _begin(self) -> None:
         """Start to count anew, after a load."""
-        self._calls = self._texts = 0
-        self._tokens_before = self.inference.tokens_done
+        self._done_before = self.inference.done
         self._loaded_at = time.monotonic()
         self._luck = random.random()  # noqa: S311 jitter, not secrets
 
     def _usage(self) -> Usage:
-        now = time.monotonic()
+        clock = time.monotonic()
         return Usage(
-            self._calls,
-            self._texts,
-            self.inference.tokens_done - self._tokens_before,
-            now - self._loaded_at,
+            *(now - then for now, then in zip(self.inference.done, self._done_before, strict=True)),
+            clock - self._loaded_at,
             self._sampler.take(),
             self._baseline,
-            None if self._remedied_at is None else now - self._remedied_at,
+            None if self._remedied_at is None else clock - self._remedied_at,
+            None if self._renewed_at is None else clock - self._renewed_at,
             self._luck,
         )
 
@@ -180,6 +172,8 @@ class Keeper:
     def _tell(self, event: Event) -> None:
         """Report a step to log, stats and hooks; a hook that fails stops nothing."""
         self._remedied_at = time.monotonic()
+        if event.rung > Rung.TRIM:
+            self._renewed_at = self._remedied_at
         self._events.append(event)
         level = logging.INFO if event.kind == "remedy" else logging.WARNING
         logger.log(
@@ -211,21 +205,26 @@ class Keeper:
     def _trim(self) -> None:
         trim(self._device)
 
+    def _give_back(self) -> None:
+        """Collect all garbage, then trim; what was dropped may hang in cycles."""
+        gc.collect()
+        self._trim()
+
     def _clear_caches(self) -> None:
         clear_tokenizer_cache(self.inference.tokenizer)
         for splitter in self.inference.settings.chunker.ladder:
             if release := getattr(splitter, "release", None):
                 release()
-        self._trim()
+        self._give_back()
 
     def _renew_tokenizer(self) -> None:
         """Build the tokenizer anew from its own state, which holds no cache."""
         self._use_tokenizer(deepcopy(self.inference.tokenizer))
-        self._trim()
+        self._give_back()
 
     def _use_tokenizer(self, tokenizer: Any) -> None:
         if not self._source.is_loaded:  # a shared model keeps its own
-            self.inference.model.tokenizer = tokenizer
+            set_tokenizer(self.inference.model, tokenizer)
         self.inference.tokenizer = tokenizer
 
     def _renew_model(self) -> Iterator[None]:
@@ -246,9 +245,10 @@ class Keeper:
         if float(canary @ self._canary(fresh)) < _SAME_MODEL_COSINE:
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
         old.model, old.tokenizer = fresh.model, fresh.tokenizer
+        del fresh, model
         self._reloads += 1
         self._begin()
-        self._trim()
+        self._give_back()
 
     def _has_room(self) -> bool:
         room = self._measure().room_bytes
@@ -257,7 +257,7 @@ class Keeper:
     def _drop(self) -> None:
         """Let the old model go before the new one comes; calls wait meanwhile."""
         self.inference.model = self.inference.tokenizer = None  # type: ignore[assignment]
-        self._trim()
+        self._give_back()
 
     def _canary(self, inference: Inference) -> FloatArray:
         """Embed the fixed text; a unit vector."""

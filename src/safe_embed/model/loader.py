@@ -179,6 +179,22 @@ def apply_settings(model: SentenceTransformer, wanted: Mapping[str, Any]) -> Non
     model.eval()
 
 
+def set_tokenizer(model: SentenceTransformer, tokenizer: Any) -> None:
+    """Put another tokenizer into a model.
+
+    Args:
+        model: Any SentenceTransformer.
+        tokenizer: What its first module is to read texts with.
+    """
+    module = model[0]
+    # sentence-transformers 6 keeps it as the module's processor and once more in its input
+    # formatter, 5 as its tokenizer.
+    for owner in (module, getattr(module, "input_formatter", None)):
+        name = "processor" if hasattr(owner, "processor") else "tokenizer"
+        if hasattr(owner, name):
+            setattr(owner, name, tokenizer)
+
+
 def ends_in_normalize(model: SentenceTransformer) -> bool:
     """Tell whether a model's vectors have unit length by construction.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from safe_embed.errors import WorkerError
+from safe_embed.memory.remedies import trim
 from safe_embed.model.inference import Inference, Settings
 from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import ModelSource
@@ -82,6 +83,11 @@ class Session:
         Raises:
             WorkerError: If the session is closed, or this is another process after a fork.
         """
+        if threading.current_thread() is self._thread:
+            raise WorkerError(
+                "The encoder was called from its own thread, by a hook or a pooling function, and "
+                "would wait for itself for ever. Call it from elsewhere."
+            )
         job = _Job(lambda inference: work(inference, *args, **kwargs))
         self._line.add(job)
         return job.future
@@ -102,8 +108,7 @@ class Session:
         Returns:
             What *work* gives.
         """
-        found: T = self.submit(work, *args, **kwargs).result()
-        return found
+        return wait_for(self.submit(work, *args, **kwargs))
 
     def reload(self, reason: str) -> None:
         """Load the model anew; other calls go on meanwhile.
@@ -111,7 +116,8 @@ class Session:
         Args:
             reason: Why, for the log.
         """
-        self.run(lambda _: self.keeper.reload(reason))
+        keeper = self.keeper
+        self.run(lambda _: keeper.reload(reason))
 
     @property
     def keeper(self) -> Keeper:
@@ -133,7 +139,25 @@ class Session:
     def close(self) -> None:
         """End the thread and drop the model; calls that wait get an error. May be called again."""
         self._stop()
-        self._keeper = None
+        if self._keeper is not None:
+            self._keeper = None
+            trim()
+
+
+def wait_for(future: Future[T]) -> T:
+    """Wait for the result of a call; give up its place if the wait is broken off, by Ctrl-C say.
+
+    Args:
+        future: What :meth:`Session.submit` gave.
+
+    Returns:
+        The result.
+    """
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
 _CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
@@ -172,6 +196,12 @@ class _Job:
             return self._end(error=raised)
         return False
 
+    def abort(self) -> None:
+        """Give the call up, because the session was closed."""
+        if self.steps is not None:
+            self.steps.close()
+        self._end(error=WorkerError(_CLOSED))
+
     def _end(self, found: Any = None, error: BaseException | None = None) -> bool:
         if self.future.set_running_or_notify_cancel():
             if error is None:
@@ -179,6 +209,10 @@ class _Job:
             else:
                 self.future.set_exception(error)
         return True
+
+
+class _LineClosedError(Exception):
+    """The line was closed."""
 
 
 class _Line:
@@ -209,14 +243,14 @@ class _Line:
         """Take the call whose turn it is; ``None`` if none came in time.
 
         Raises:
-            StopIteration: When the line is closed.
+            _LineClosedError: When nobody will come any more.
         """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._active or self._waiting or self._is_closed, timeout
             )
             if self._is_closed:
-                raise StopIteration
+                raise _LineClosedError
             while self._waiting and len(self._active) < _ACTIVE_CALLS:
                 job = self._waiting.popleft()
                 if not job.future.cancelled():
@@ -226,7 +260,10 @@ class _Line:
     def again(self, job: _Job) -> None:
         """Put a call that has not ended behind the other active ones."""
         with self._changed:
-            self._active.append(job)
+            if not self._is_closed:
+                self._active.append(job)
+                return
+        job.abort()
 
     def close(self) -> list[_Job]:
         """Let nobody in any more; give those who waited."""
@@ -258,13 +295,10 @@ def _serve(line: _Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> N
     while True:
         try:
             job = line.next(timeout)
-        except StopIteration:
+        except _LineClosedError:
             return
-        if job is not None:
-            if job.step(keeper.inference):
-                keeper.count()
-            else:
-                line.again(job)
+        if job is not None and not job.step(keeper.inference):
+            line.again(job)
         waits = keeper.watch()
         timeout = 0.0 if waits else _IDLE_SECONDS if job is not None else None
 
@@ -273,8 +307,6 @@ def _stop(line: _Line, thread: threading.Thread) -> None:
     if line.is_foreign:
         return
     for job in line.close():
-        if job.steps is not None:
-            job.steps.close()
-        job._end(error=WorkerError(_CLOSED))
+        job.abort()
     if thread is not threading.current_thread():
         thread.join(_CLOSE_SECONDS)
