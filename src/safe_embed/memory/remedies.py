@@ -7,9 +7,9 @@ the other, and remembers how far it had to go. It knows no model: the higher run
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import time
-import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ def trim(device: str | None = None) -> None:
     """Give back garbage and the free blocks that allocators keep.
 
     Args:
-        device: Kind of the model's device, such as ``"cuda"`` or ``"mps"``; its cache is emptied too.
+        device: Kind of the model's device; the cache of ``"cuda"`` and ``"mps"`` is emptied too.
     """
     gc.collect(1)  # the young ones: all generations take half a second beside torch
     torch = sys.modules.get("torch")
@@ -51,11 +51,11 @@ def clear_tokenizer_cache(tokenizer: Any) -> None:
     Args:
         tokenizer: A fast or slow tokenizer of transformers, or a bare ``tokenizers.Tokenizer``.
     """
-    model = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
+    model: Any = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
     if hasattr(model, "_clear_cache") and type(model).__name__ != "BPE":
         model._clear_cache()  # noqa: SLF001 there is no public way
-    words = getattr(tokenizer, "word_tokenizer", None)
-    if hasattr(words, "__getstate__") and hasattr(words, "__setstate__"):
+    words: Any = getattr(tokenizer, "word_tokenizer", None)
+    if hasattr(words, "__setstate__"):
         # Those of BertJapaneseTokenizer leave MeCab out of their state, and load it anew.
         words.__setstate__(words.__getstate__())
 
@@ -132,7 +132,9 @@ class Ladder:
             if rung <= reason.at_most and (rung == Rung.TRIM or rung >= self._learned)
         ]
 
-    def _take(self, rung: Rung, reason: Reason, before: MemorySample) -> Generator[None, None, bool]:
+    def _take(
+        self, rung: Rung, reason: Reason, before: MemorySample
+    ) -> Generator[None, None, bool]:
         """Take one rung; tell how it went; give whether it succeeded."""
         started = self._clock()
         error: str | None = None
@@ -140,7 +142,7 @@ class Ladder:
             waiting = self._remedies[rung]()
             if waiting is not None:
                 yield from waiting
-        except Exception as raised:  # noqa: BLE001 whatever a loader raises: the old model serves on
+        except Exception as raised:
             error = type(raised).__name__
             logger.debug("the failed rung", exc_info=True)
         seconds = self._clock() - started

@@ -93,8 +93,8 @@ class Done(NamedTuple):
 class Inference:
     """A loaded model at work.
 
-    What takes long is a generator that pauses after every batch: there the session may serve another
-    caller, give memory back, or put a fresh model or tokenizer in.
+    What takes long is a generator that pauses after every batch: there the session may serve
+    another caller, give memory back, or put a fresh model or tokenizer in.
 
     Args:
         model: The model, in evaluation mode; may be exchanged between two steps.
@@ -107,7 +107,7 @@ class Inference:
     tokenizer: Any
     settings: Settings
     unit_length: bool
-    done: Done = Done()
+    done: Done = field(default_factory=Done)
 
     @property
     def budget_tokens(self) -> int:

@@ -155,9 +155,11 @@ class Keeper:
         self._luck = random.random()  # noqa: S311 jitter, not secrets
 
     def _usage(self) -> Usage:
-        clock = time.monotonic()
+        clock, done, before = time.monotonic(), self.inference.done, self._done_before
         return Usage(
-            *(now - then for now, then in zip(self.inference.done, self._done_before, strict=True)),
+            done.calls - before.calls,
+            done.texts - before.texts,
+            done.tokens - before.tokens,
             clock - self._loaded_at,
             self._sampler.take(),
             self._baseline,
@@ -176,6 +178,8 @@ class Keeper:
             self._renewed_at = self._remedied_at
         self._events.append(event)
         level = logging.INFO if event.kind == "remedy" else logging.WARNING
+        if event.rung == Rung.TRIM:
+            level = logging.DEBUG  # there are many
         logger.log(
             level,
             "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
@@ -185,7 +189,7 @@ class Keeper:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:  # noqa: BLE001 a user's hook must not stop the encoder
+            except Exception:
                 logger.warning("a hook failed", exc_info=True)
 
     def _events_of(self, kind: str) -> int:

@@ -94,10 +94,10 @@ class Session:
 
     def run(
         self,
-        work: Callable[Concatenate[Inference, P], Generator[None, None, T] | T],
+        work: Callable[Concatenate[Inference, P], Any],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> T:
+    ) -> Any:
         """Queue *work* and wait for its result; as :meth:`submit`.
 
         Args:
@@ -229,9 +229,9 @@ class _Line:
         """Let a call wait for its turn."""
         if os.getpid() != self._pid:
             raise WorkerError(
-                f"This SafeEncoder was made in process {self._pid}; its thread and model are not in "
-                f"the forked process {os.getpid()}. Make a new one there, after the fork.\n"
-                "fork した子プロセスでは使えません。子プロセスの中で SafeEncoder を作り直してください。"
+                f"This SafeEncoder was made in process {self._pid}; its thread and model are not "
+                f"in the forked process {os.getpid()}. Make a new one there, after the fork.\n"
+                "fork した子プロセスでは使えません。子プロセスの中で作り直してください。"
             )
         with self._changed:
             if self._is_closed:
