@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.errors import ConfigError
 from safe_embed.model.loader import stop_pool
+from safe_embed.types import Stats
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +198,25 @@ class DropIn:
             pool: Its record.
         """
         stop_pool(pool)
+
+    def reload(self, reason: str = "asked for") -> None:
+        """Load model and tokenizer anew, now; calls of other threads go on meanwhile.
+
+        What was set on the model (``max_seq_length``, prompts, device …) goes over to the new one.
+
+        Args:
+            reason: Why, for log and ``stats``.
+
+        Raises:
+            ReloadError: If it failed: files changed, or a fresh model that gives other vectors. The
+                old model serves on.
+        """
+        self._session.reload(reason)
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far: counts, the newest measurement, and what was given back."""
+        return self._session.stats
 
     def close(self) -> None:
         """End the encoder's thread and drop the model; may be called again."""

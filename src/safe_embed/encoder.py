@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from safe_embed.drop_in import DropIn
 from safe_embed.errors import ConfigError, InvalidTextError
 from safe_embed.inputs import accept_sentences, check_text, check_texts
+from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.session import Session
+from safe_embed.model.session import Session, wait_for
 from safe_embed.pooling import (
     Pooling,
     PoolingFunction,
@@ -27,7 +30,7 @@ from safe_embed.pooling import (
 )
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
-from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.types import ChunkedText, FloatArray, Hook, ReloadPolicy, TextPlan
 
 if TYPE_CHECKING:
     import os
@@ -68,6 +71,10 @@ class SafeEncoder(DropIn):
         max_batch_tokens: Tokens of a padded batch; ``None`` for 1,024 on a CPU, 32,768 elsewhere.
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
+        reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
+            fresh tokenizer, a fresh model. The default suits a worker that nobody tuned; ``None``
+            leaves memory alone.
+        hooks: Functions that are told what was done about memory, as an :class:`Event`.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
@@ -85,6 +92,8 @@ class SafeEncoder(DropIn):
         on_long: OnLong = "chunk",
         max_batch_tokens: int | None = None,
         chunks: Mode = "packed",
+        reload: ReloadPolicy | Literal["default"] | None = "default",
+        hooks: Iterable[Hook] = (),
         **sentence_transformer_options: Any,
     ) -> None:
         _check_choice("on_long", on_long, get_args(OnLong))
@@ -103,7 +112,14 @@ class SafeEncoder(DropIn):
             on_long,
             max_batch_tokens,
         )
-        self._session = Session(ModelSource(model, sentence_transformer_options), settings)
+        source = ModelSource(model, sentence_transformer_options)
+        policy = default_policy() if reload == "default" else resolve_policy(reload)
+        if source.is_loaded and names_model(policy):
+            raise ConfigError(
+                f"reload={policy!r} asks for a new model, but the model was loaded elsewhere and "
+                "cannot be loaded anew here. Pass a name, a folder or a loader, or another policy."
+            )
+        self._session = Session(source, settings, policy, tuple(hooks))
         limit = self.max_seq_length
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()
@@ -163,37 +179,46 @@ class SafeEncoder(DropIn):
             ConfigError: If an argument cannot work; nothing was computed.
             TextTooLongError: If texts do not fit where they must; nothing was computed.
         """
-        texts, single = check_texts(inputs)
-        check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
-        request = self._request(
-            texts,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            device,
-            pool,
-            chunk_size,
-            kwargs,
+        return _drive(
+            self._steps(
+                inputs,
+                prompt_name,
+                prompt,
+                batch_size,
+                show_progress_bar,
+                output_value,
+                precision,
+                convert_to_numpy,
+                convert_to_tensor,
+                device,
+                normalize_embeddings,
+                truncate_dim,
+                pool,
+                chunk_size,
+                **kwargs,
+            )
         )
-        dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        if output_value != "sentence_embedding":
-            _check_choice("output_value", output_value, ("token_embeddings", None))
-            options = {
-                "output_value": output_value,
-                "precision": precision,
-                "truncate_dim": dim,
-            }
-            raw = self._session.run(Inference.encode_raw, request, options) if texts else []
-            return raw[0] if single else raw
-        if not texts:
-            return self._in_form(None, tensor=convert_to_tensor, array=convert_to_numpy)
-        vectors = self._session.run(Inference.encode, request)
-        vectors = finish(vectors, dim, unit_length=normalize_embeddings)
-        found = self._in_form(
-            quantize(vectors, precision), tensor=convert_to_tensor, array=convert_to_numpy
-        )
-        return found[0] if single else found
+
+    async def aencode(self, inputs: Iterable[str] | str, *args: Any, **kwargs: Any) -> Any:
+        """Embed texts without blocking the event loop; :meth:`encode` for asyncio.
+
+        A task that is cancelled gives up its place, and its texts are not embedded further.
+
+        Args:
+            inputs: As for :meth:`encode`.
+            *args: As for :meth:`encode`.
+            **kwargs: As for :meth:`encode`.
+
+        Returns:
+            As :meth:`encode`.
+        """
+        steps = self._steps(inputs, *args, **kwargs)
+        try:
+            future = next(steps)
+            while True:
+                future = steps.send(await asyncio.wrap_future(future))
+        except StopIteration as done:
+            return done.value
 
     @accept_sentences
     def encode_query(
@@ -321,7 +346,7 @@ class SafeEncoder(DropIn):
         if not texts:
             return []
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        found = self._session.run(Inference.encode_chunks, request)
+        found: list[ChunkedText] = self._session.run(Inference.encode_chunks, request)
         return [
             ChunkedText(
                 one.spans,
@@ -390,7 +415,7 @@ class SafeEncoder(DropIn):
             for texts in filter(None, _portions(inputs)):
                 request = replace(self._request(texts, *options), first_index=first)
                 first += len(texts)
-                found = self._session.run(Inference.encode, request)
+                found: FloatArray = self._session.run(Inference.encode, request)
                 found = finish(found, dim, unit_length=normalize_embeddings)
                 yield from quantize(found, precision, ranges)
 
@@ -415,7 +440,61 @@ class SafeEncoder(DropIn):
         """
         texts, _ = check_texts(inputs)
         resolved = self._resolve_prompt(prompt_name, prompt)
-        return self._session.run(Inference.plan, texts, resolved)
+        found: list[TextPlan] = self._session.run(Inference.plan, texts, resolved)
+        return found
+
+    def _steps(
+        self,
+        inputs: Iterable[str] | str,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Generator[Future[Any], Any, Any]:
+        """Encode; where the session is needed, let the caller wait for it, in its own way."""
+        texts, single = check_texts(inputs)
+        check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
+        request = self._request(
+            texts,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            device,
+            pool,
+            chunk_size,
+            kwargs,
+        )
+        dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        if output_value != "sentence_embedding":
+            _check_choice("output_value", output_value, ("token_embeddings", None))
+            options = {
+                "output_value": output_value,
+                "precision": precision,
+                "truncate_dim": dim,
+            }
+            raw = []
+            if texts:
+                raw = yield self._session.submit(Inference.encode_raw, request, options)
+            return raw[0] if single else raw
+        if not texts:
+            return self._in_form(None, tensor=convert_to_tensor, array=convert_to_numpy)
+        vectors = yield self._session.submit(Inference.encode, request)
+        vectors = finish(vectors, dim, unit_length=normalize_embeddings)
+        found = self._in_form(
+            quantize(vectors, precision), tensor=convert_to_tensor, array=convert_to_numpy
+        )
+        return found[0] if single else found
 
     def _request(
         self,
@@ -457,6 +536,16 @@ class SafeEncoder(DropIn):
         if vectors.dtype == np.float32:
             found = found.to(self.device, self.dtype)
         return found if tensor else list(found)
+
+
+def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
+    """Wait for what the steps wait for, on the caller's thread."""
+    try:
+        future = next(steps)
+        while True:
+            future = steps.send(wait_for(future))
+    except StopIteration as done:
+        return done.value
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

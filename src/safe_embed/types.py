@@ -229,6 +229,7 @@ class Usage:
         sample: The newest measurement.
         baseline: The measurement after warm-up; ``None`` before.
         seconds_since_remedy: Time since memory was last given back on purpose; ``None`` if never.
+        seconds_since_renewal: Time since more was done than a trim; ``None`` if never.
         luck: Drawn anew from [0, 1) for every loaded model, for jitter: a fleet does not reload
             at once.
     """
@@ -240,6 +241,7 @@ class Usage:
     sample: MemorySample
     baseline: MemorySample | None = None
     seconds_since_remedy: float | None = None
+    seconds_since_renewal: float | None = None
     luck: float = 0.0
 
     @property
@@ -306,6 +308,29 @@ class Event:
     after: MemorySample
     seconds: float
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an encoder has done so far.
+
+    Attributes:
+        calls: Calls that have ended.
+        texts: Texts of those calls.
+        tokens: Tokens the model has read, special tokens and prompts included.
+        reloads: How often the model was loaded anew.
+        sample: The newest measurement.
+        baseline: The measurement after warm-up; ``None`` before.
+        events: The last hundred things done about memory, oldest first.
+    """
+
+    calls: int
+    texts: int
+    tokens: int
+    reloads: int
+    sample: MemorySample
+    baseline: MemorySample | None
+    events: tuple[Event, ...]
 
 
 class Hook(Protocol):

@@ -176,9 +176,11 @@ class EverySeconds(_Policy):
         return Reason(text, rung=Rung.MODEL)
 
 
-def _is_cooling(usage: Usage, cool_down_seconds: float) -> bool:
-    since = usage.seconds_since_remedy
-    return since is not None and since < cool_down_seconds
+def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove) -> bool:
+    """Whether the last remedy of the policy's kind is too young for another."""
+    only_trims = policy.at_most == Rung.TRIM
+    since = usage.seconds_since_remedy if only_trims else usage.seconds_since_renewal
+    return since is not None and since < policy.cool_down_seconds
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -190,9 +192,8 @@ class MemoryGrowth(_Policy):
     Args:
         bytes: How much more is allowed, such as ``"300 MiB"``.
         jitter: Up to which share of *bytes* more it may be before something is done.
-        cool_down_seconds: How long it is silent after memory was last given back, by whichever
-            policy. Beside one that acts more often, a longer time would never be over: join it
-            with EverySeconds instead.
+        cool_down_seconds: How long it is silent after more than a trim was done, by whichever
+            policy; one that only trims, after any remedy.
         at_most: The highest rung that it may ask for.
 
     Raises:
@@ -218,7 +219,7 @@ class MemoryGrowth(_Policy):
             Above ``bytes * (1 + jitter * luck)``, that it must get under the baseline + *bytes*.
         """
         held, growth = usage.sample.held_bytes, usage.growth_bytes
-        if held is None or growth is None or _is_cooling(usage, self.cool_down_seconds):
+        if held is None or growth is None or _is_cooling(usage, self):
             return None
         allowed = int(self.bytes)
         if growth <= allowed * (1 + self.jitter * usage.luck):
@@ -282,7 +283,7 @@ class MemoryAbove(_Policy):
         if held is None or used is None or whole is None:
             return None
         allowed = int(whole * part)
-        if used <= allowed or _is_cooling(usage, self.cool_down_seconds):
+        if used <= allowed or _is_cooling(usage, self):
             return None
         text = f"{format_mib(used)} used, {format_mib(allowed)} of {format_mib(whole)} allowed"
         return Reason(text, bound_bytes=max(0, held - used + allowed), at_most=self.at_most)
@@ -291,24 +292,23 @@ class MemoryAbove(_Policy):
 def default_policy() -> ReloadPolicy:
     """Give the policy for a worker that nobody tuned.
 
-    Free blocks that the allocator keeps are given back every few seconds, in milliseconds. For
-    300 MiB more than after warm-up, or for 64 MiB near the limit, it climbs as far as is needed;
-    but a model lives for a minute at least. A machine that others fill up makes it do nothing.
+    Free blocks that the allocator keeps are given back at once, in milliseconds. 48 MiB that a trim
+    cannot get at cost the tokenizer its cache, or a fresh one; 300 MiB, or 64 near the limit, cost
+    whatever is needed. A machine that others fill up makes it do nothing.
 
     Returns:
         The policy.
 
     Source:
-        300 MB: the growth after which loky retires a worker. The times: malloc_trim took 7 to
-        17 ms beside a model of 118 million parameters, a reload 2 to 3 s.
+        300 MB: the growth after which loky retires a worker. 48 MiB: a third of what the tokenizer
+        of the oldest supported stack grows by in 500 texts (docs/ja/growth.md).
     """
-    pause = 5
-    grown = MemoryGrowth("300 MiB", cool_down_seconds=pause)
-    crowded = MemoryAbove(share=0.9, cool_down_seconds=pause) & MemoryGrowth(
-        "64 MiB", cool_down_seconds=pause
+    return (
+        MemoryGrowth("300 MiB")
+        | MemoryAbove(share=0.9) & MemoryGrowth("64 MiB")
+        | MemoryGrowth("48 MiB", at_most=Rung.TOKENIZER)
+        | MemoryGrowth("8 MiB", at_most=Rung.TRIM, cool_down_seconds=0.5)
     )
-    kept = MemoryGrowth("16 MiB", cool_down_seconds=pause, at_most=Rung.TRIM)
-    return EverySeconds(60) & (grown | crowded) | kept
 
 
 def resolve_policy(policy: ReloadPolicy | None) -> ReloadPolicy:

@@ -296,3 +296,13 @@ def anonymous_bytes() -> int | None:
         RssAnon in bytes, or ``None`` where the system does not tell (anywhere but on Linux).
     """
     return parse_status(read_file(_PROC / "status") or "").get("RssAnon")
+
+
+def trim_heap() -> None:
+    """Let the C heap give its free blocks back: ``malloc_trim``, and its like on other systems."""
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if (malloc_trim := getattr(libc, "malloc_trim", None)) is not None:
+        malloc_trim(0)
+    elif (relief := getattr(libc, "malloc_zone_pressure_relief", None)) is not None:
+        relief.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        relief(None, 0)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -19,11 +19,13 @@ from safe_embed.model.batching import batches
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
-from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, Span, TextPlan
+from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, Span, TextPlan
 
 if TYPE_CHECKING:
     from safe_embed.model.loader import SentenceTransformer
 
+T = TypeVar("T")
+Steps = Generator[None, None, T]
 OnLong = Literal["chunk", "truncate", "error"]
 
 logger = logging.getLogger("safe_embed")
@@ -75,13 +77,28 @@ class Request:
     first_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+class Done(NamedTuple):
+    """How much work was done: calls that ended, their texts, and the tokens the model has read."""
+
+    calls: int = 0
+    texts: int = 0
+    tokens: int = 0
+
+    def plus(self, calls: int = 0, texts: int = 0, tokens: int = 0) -> Done:
+        """Add to what was done."""
+        return Done(self.calls + calls, self.texts + texts, self.tokens + tokens)
+
+
+@dataclass(slots=True)
 class Inference:
     """A loaded model at work.
 
+    What takes long is a generator that pauses after every batch: there the session may serve
+    another caller, give memory back, or put a fresh model or tokenizer in.
+
     Args:
-        model: The model, in evaluation mode.
-        tokenizer: Its tokenizer, used by this object alone.
+        model: The model, in evaluation mode; may be exchanged between two steps.
+        tokenizer: Its tokenizer, used by this object alone; likewise.
         settings: What the encoder does with every text.
         unit_length: Whether the model ends in Normalize.
     """
@@ -90,6 +107,7 @@ class Inference:
     tokenizer: Any
     settings: Settings
     unit_length: bool
+    done: Done = field(default_factory=Done)
 
     @property
     def budget_tokens(self) -> int:
@@ -119,12 +137,17 @@ class Inference:
             for one in self._chunk(texts, reader, want_spans=True)
         ]
 
-    def encode_chunks(self, request: Request, *, want_spans: bool = True) -> list[ChunkedText]:
+    def encode_chunks(
+        self, request: Request, *, want_spans: bool = True
+    ) -> Steps[list[ChunkedText]]:
         """Embed texts, and give the vectors of their chunks.
 
         Args:
             request: What to embed.
             want_spans: Whether the end of a truncated text must be known, which costs a search.
+
+        Yields:
+            Nothing, after every batch.
 
         Returns:
             One value a text, in order.
@@ -132,16 +155,16 @@ class Inference:
         Raises:
             TextTooLongError: If ``on_long="error"`` and texts do not fit.
         """
-        reader = self._reader(request.prompt)
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or bool(request.pool_options)
-        inputs = self._chunk(request.texts, reader, want_spans=want_spans)
+        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=want_spans)
         self._report_long(inputs, request.first_index)
-        chunks = [chunk for one in inputs for chunk in one.chunks]
+        yield
         if request.pool_options:
             vectors = self._forward_elsewhere(inputs, request)
         else:
-            vectors = self._forward(chunks, reader, request)
+            chunks = [chunk for one in inputs for chunk in one.chunks]
+            vectors = yield from self._forward(chunks, request)
         found: list[ChunkedText] = []
         at = 0
         for one in inputs:
@@ -151,18 +174,22 @@ class Inference:
             pooled = pool(mine, counts, self.settings.pooling, unit_length=self.unit_length)
             spans = tuple(chunk.span for chunk in one.chunks)
             found.append(ChunkedText(spans, counts, mine, one.is_long, pooled))
+        self.done = self.done.plus(calls=1, texts=len(inputs))
         return found
 
-    def encode(self, request: Request) -> FloatArray:
+    def encode(self, request: Request) -> Steps[FloatArray]:
         """Embed texts.
 
         Args:
             request: What to embed; at least one text.
 
+        Yields:
+            Nothing, after every batch.
+
         Returns:
             Text embeddings, shape (n_texts, dimension).
         """
-        found = self.encode_chunks(request, want_spans=False)
+        found = yield from self.encode_chunks(request, want_spans=False)
         return np.stack([one.pooled() for one in found])
 
     def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> list[Any]:
@@ -190,6 +217,19 @@ class Inference:
             **upstream,
         )
         return found
+
+    def embed_now(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts without pausing, as a check of the model.
+
+        Args:
+            texts: Checked texts.
+
+        Returns:
+            Text embeddings, shape (n_texts, dimension).
+        """
+        reader = self._reader("")
+        encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
+        return self._forward_batch(encodings, Request(texts))
 
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
@@ -230,27 +270,34 @@ class Inference:
             )
             raise TextTooLongError(msg, long)
 
-    def _forward(
-        self, chunks: Sequence[Chunk], reader: ModelReader, request: Request
-    ) -> FloatArray:
+    def _forward(self, chunks: Sequence[Chunk], request: Request) -> Steps[FloatArray]:
         """Embed chunks batch by batch; shape (n_chunks, dimension)."""
-        import torch
-
         if request.device is not None:
             self.model.to(request.device)
-        self.model.eval()
         groups = batches([len(chunk.encoding) for chunk in chunks], self._batch_tokens(request))
         rows: list[FloatArray | None] = [None] * len(chunks)
-        with torch.inference_mode():
-            for group in tqdm(groups, desc="Batches", disable=not request.show_progress_bar):
-                features = {
-                    name: value.to(self.model.device) if torch.is_tensor(value) else value
-                    for name, value in reader.features([chunks[i].encoding for i in group]).items()
-                }
-                out = self.model(features, **request.model_kwargs)["sentence_embedding"]
-                for index, row in zip(group, out.float().cpu().numpy(), strict=True):
-                    rows[index] = row
+        for group in tqdm(groups, desc="Batches", disable=not request.show_progress_bar):
+            encodings = [chunks[index].encoding for index in group]
+            for index, row in zip(group, self._forward_batch(encodings, request), strict=True):
+                rows[index] = row
+            self.done = self.done.plus(tokens=sum(map(len, encodings)))
+            yield
         return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
+
+    def _forward_batch(self, encodings: Sequence[Encoding], request: Request) -> FloatArray:
+        """Embed one batch with the model and tokenizer there are now."""
+        import torch
+
+        device = self.model.device
+        self.model.eval()
+        features = {
+            name: value.to(device) if torch.is_tensor(value) else value
+            for name, value in self._reader(request.prompt).features(encodings).items()
+        }
+        with torch.inference_mode():
+            out = self.model(features, **request.model_kwargs)["sentence_embedding"]
+            vectors: FloatArray = out.float().cpu().numpy()
+        return vectors
 
     def _forward_elsewhere(self, inputs: Sequence[ChunkedInput], request: Request) -> FloatArray:
         """Let upstream's processes embed the chunks, which all fit."""

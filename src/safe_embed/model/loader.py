@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safe_embed import offline
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, ReloadError
 from safe_embed.model.tokenization import check_module
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
 
 OFFLINE = "offline"
+Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,36 @@ class ModelSource:
         """
         return deepcopy(model.tokenizer) if self.is_loaded else model.tokenizer
 
+    def fingerprint(self) -> Fingerprint:
+        """Note what the model's files look like, to see whether another model lies there later.
+
+        Returns:
+            Name, size and time of each file of a folder; nothing for a hub name with its snapshots,
+            which do not change, or for a loader.
+        """
+        if self.is_loaded or callable(self.spec):
+            return ()
+        spec = os.fspath(self.spec)
+        folder = offline.model_path() if spec == OFFLINE else Path(spec)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        found = ((path, path.stat()) for path in files)
+        return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+    def check_unchanged(self, before: Fingerprint) -> None:
+        """Refuse to load a model whose files are not what they were.
+
+        Args:
+            before: What :meth:`fingerprint` gave when the model was first loaded.
+
+        Raises:
+            ReloadError: If files are gone, new or changed.
+        """
+        if self.fingerprint() != before:
+            raise ReloadError(
+                "The files of the model have changed since it was loaded. Make a new SafeEncoder "
+                "for another model: vectors of two models must not be mixed."
+            )
+
     def _check_options(self, kind: type) -> None:
         known = inspect.signature(kind).parameters
         unknown = [name for name in self.options if name not in known]
@@ -107,6 +139,60 @@ class ModelSource:
                 f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
             )
             raise ConfigError(msg)
+
+
+# What users set on a model; it goes over to a fresh one.
+_USER_SETTINGS = (
+    "max_seq_length",
+    "prompts",
+    "default_prompt_name",
+    "truncate_dim",
+    "similarity_fn_name",
+)
+
+
+def user_settings(model: SentenceTransformer) -> dict[str, Any]:
+    """Note what users may have set on a model.
+
+    Args:
+        model: Any SentenceTransformer.
+
+    Returns:
+        For :func:`apply_settings`.
+    """
+    kept = {name: getattr(model, name) for name in _USER_SETTINGS if hasattr(model, name)}
+    return {**kept, "device": model.device, "dtype": model.dtype}
+
+
+def apply_settings(model: SentenceTransformer, wanted: Mapping[str, Any]) -> None:
+    """Set on a fresh model what users had set on the one before.
+
+    Args:
+        model: A SentenceTransformer.
+        wanted: What :func:`user_settings` gave.
+    """
+    for name in _USER_SETTINGS:
+        if name in wanted and getattr(model, name) != wanted[name]:
+            setattr(model, name, wanted[name])
+    if (model.device, model.dtype) != (wanted["device"], wanted["dtype"]):
+        model.to(wanted["device"], wanted["dtype"])
+    model.eval()
+
+
+def set_tokenizer(model: SentenceTransformer, tokenizer: Any) -> None:
+    """Put another tokenizer into a model.
+
+    Args:
+        model: Any SentenceTransformer.
+        tokenizer: What its first module is to read texts with.
+    """
+    module = model[0]
+    # sentence-transformers 6 keeps it as the module's processor and once more in its input
+    # formatter, 5 as its tokenizer.
+    for owner in (module, getattr(module, "input_formatter", None)):
+        name = "processor" if hasattr(owner, "processor") else "tokenizer"
+        if hasattr(owner, name):
+            setattr(owner, name, tokenizer)
 
 
 def ends_in_normalize(model: SentenceTransformer) -> bool:

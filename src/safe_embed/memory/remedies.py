@@ -1,0 +1,175 @@
+"""Give memory back, cheapest first.
+
+The single remedies are functions; the :class:`Ladder` climbs them towards a bound, one rung after
+the other, and remembers how far it had to go. It knows no model: the higher rungs are given to it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Literal
+
+from safe_embed.memory.sampling import trim_heap
+from safe_embed.types import Event, MemorySample, Reason, Rung
+
+Remedy = Callable[[], Iterator[None] | None]
+
+logger = logging.getLogger("safe_embed")
+
+# A trim may take one part in a hundred of the time.
+_COST_FACTOR = 100
+# A failed rung is tried again after half a minute, then ever more rarely, at last once an hour.
+_FIRST_RETRY_SECONDS = 30.0
+_LAST_RETRY_SECONDS = 3600.0
+# How much a process must grow beyond what a trim could reach before it is trimmed again.
+_TRIM_MARGIN_BYTES = 4 * 2**20
+
+
+def trim(device: str | None = None) -> None:
+    """Give back garbage and the free blocks that allocators keep.
+
+    Args:
+        device: Kind of the model's device; the cache of ``"cuda"`` and ``"mps"`` is emptied too.
+    """
+    gc.collect(1)  # the young ones: all generations take half a second beside torch
+    torch = sys.modules.get("torch")
+    if torch is not None and device in ("cuda", "mps"):
+        getattr(torch, device).empty_cache()
+    trim_heap()
+
+
+def clear_tokenizer_cache(tokenizer: Any) -> None:
+    """Empty what a tokenizer remembers of the texts it has read.
+
+    tokenizers 0.21 and newer cache short words only and can be told to forget. Older ones cannot,
+    and the BPE of 0.23 leaves old generations of its cache behind: both need a new tokenizer.
+
+    Args:
+        tokenizer: A fast or slow tokenizer of transformers, or a bare ``tokenizers.Tokenizer``.
+    """
+    model: Any = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
+    if hasattr(model, "_clear_cache") and type(model).__name__ != "BPE":
+        model._clear_cache()  # noqa: SLF001 there is no public way
+    words: Any = getattr(tokenizer, "word_tokenizer", None)
+    if hasattr(words, "__setstate__"):
+        # Those of BertJapaneseTokenizer leave MeCab out of their state, and load it anew.
+        words.__setstate__(words.__getstate__())
+
+
+class Ladder:
+    """Climbs from remedy to remedy until a bound is kept.
+
+    Args:
+        remedies: What to do at each rung. One that must wait for something is a generator, and is
+            driven on while it waits.
+        measure: Takes a fresh sample.
+        tell: Is told of every step.
+        clock: Seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        remedies: Mapping[Rung, Remedy],
+        measure: Callable[[], MemorySample],
+        tell: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._remedies = remedies
+        self._measure = measure
+        self._tell = tell
+        self._clock = clock
+        self._learned = Rung.TRIM
+        self._floors: dict[Rung, int] = {}
+        self._failures: dict[Rung, int] = {}
+        self._not_before: dict[Rung, float] = {}
+
+    def climb(self, reason: Reason) -> Iterator[None]:
+        """Do what *reason* asks for, and report each step.
+
+        A rung that fails is reported and tried again later, with back-off; the climb goes on. A
+        bound that the highest rung does not reach is reported once, and obeyed again only when
+        the process has grown further.
+
+        Args:
+            reason: A bound to get under, or a rung to take.
+
+        Yields:
+            Nothing, while a rung waits.
+        """
+        sample = self._measure()
+        if self._is_hopeless(reason, sample):
+            return
+        rungs = self._route(reason)
+        for rung in rungs:
+            before = sample
+            if not (yield from self._take(rung, reason, before)):
+                continue
+            sample = self._measure()
+            if _is_kept(reason, sample):
+                self._learned = rung
+                self._floors.pop(reason.at_most, None)
+                return
+        if rungs and reason.bound_bytes is not None and sample.held_bytes is not None:
+            self._floors[reason.at_most] = sample.held_bytes
+            if reason.at_most > Rung.TRIM:
+                self._tell(Event("unreached", reason.text, rungs[-1], sample, sample, 0.0))
+
+    def _route(self, reason: Reason) -> list[Rung]:
+        """List the rungs to take: from the cheapest, past those that did not help last time."""
+        now = self._clock()
+        open_rungs = [
+            rung for rung in sorted(self._remedies) if now >= self._not_before.get(rung, now)
+        ]
+        if reason.rung is not None:
+            return [rung for rung in open_rungs if rung == reason.rung]
+        return [
+            rung
+            for rung in open_rungs
+            if rung <= reason.at_most and (rung == Rung.TRIM or rung >= self._learned)
+        ]
+
+    def _take(
+        self, rung: Rung, reason: Reason, before: MemorySample
+    ) -> Generator[None, None, bool]:
+        """Take one rung; tell how it went; give whether it succeeded."""
+        started = self._clock()
+        error: str | None = None
+        try:
+            waiting = self._remedies[rung]()
+            if waiting is not None:
+                yield from waiting
+        except Exception as raised:
+            error = type(raised).__name__
+            logger.debug("the failed rung", exc_info=True)
+        seconds = self._clock() - started
+        self._schedule(rung, seconds, failed=error is not None)
+        kind: Literal["remedy", "failed"] = "remedy" if error is None else "failed"
+        self._tell(Event(kind, reason.text, rung, before, self._measure(), seconds, error))
+        return error is None
+
+    def _schedule(self, rung: Rung, seconds: float, *, failed: bool) -> None:
+        """Say when a rung may be taken next."""
+        self._failures[rung] = self._failures.get(rung, 0) + 1 if failed else 0
+        if failed:
+            wait = min(_FIRST_RETRY_SECONDS * 2 ** (self._failures[rung] - 1), _LAST_RETRY_SECONDS)
+        else:
+            wait = seconds * _COST_FACTOR if rung == Rung.TRIM else 0.0
+        self._not_before[rung] = self._clock() + wait
+
+    def _is_hopeless(self, reason: Reason, sample: MemorySample) -> bool:
+        """Whether this bound was out of reach, and the process has hardly grown since."""
+        floor = self._floors.get(reason.at_most)
+        if reason.bound_bytes is None or floor is None or sample.held_bytes is None:
+            return False
+        margin = _TRIM_MARGIN_BYTES if reason.at_most == Rung.TRIM else floor // 10
+        return sample.held_bytes <= floor + margin
+
+
+def _is_kept(reason: Reason, sample: MemorySample) -> bool:
+    if reason.bound_bytes is None or sample.held_bytes is None:
+        return True
+    return sample.held_bytes <= reason.bound_bytes

@@ -1,0 +1,298 @@
+"""Keeps one loaded model in shape: counts its work, asks the policy, renews what grew.
+
+Everything here runs on the session's one thread, except the loading of a new model beside the old.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from safe_embed.errors import ReloadError
+from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache, trim
+from safe_embed.memory.sampling import Sampler
+from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.loader import (
+    ModelSource,
+    apply_settings,
+    ends_in_normalize,
+    set_tokenizer,
+    user_settings,
+)
+from safe_embed.pooling import normalize
+from safe_embed.types import (
+    Event,
+    FloatArray,
+    Hook,
+    MemorySample,
+    Reason,
+    ReloadPolicy,
+    Rung,
+    Stats,
+    Usage,
+)
+
+logger = logging.getLogger("safe_embed")
+
+# After this many calls the process holds what it needs to work, and growth counts from there.
+WARM_UP_CALLS = 5
+# How much more room a new model beside the old one must have than the first one was seen to take.
+_HEADROOM = 1.2
+_KEPT_EVENTS = 100
+_LOADING_POLL_SECONDS = 0.005
+# A fresh model must give this text the vector that the old one gave.
+_CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
+_SAME_MODEL_COSINE = 0.9999
+
+
+class Keeper:
+    """A loaded model, and all that is done to keep it small.
+
+    Args:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When something must be done.
+        hooks: Who is told.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: Settings,
+        policy: ReloadPolicy,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self._source = source
+        self._policy = policy
+        self._hooks = tuple(hooks)
+        self._sampler = Sampler()
+        before = self._sampler.take(fresh=True)
+        model = source.load()
+        self.inference = Inference(
+            model, source.tokenizer_of(model), settings, ends_in_normalize(model)
+        )
+        self._device = model.device.type
+        self._sampler = Sampler(self._device)
+        after = self._sampler.take(fresh=True)
+        self._load_bytes = max(0, (after.held_bytes or 0) - (before.held_bytes or 0))
+        self._fingerprint = source.fingerprint()
+        self._ladder = Ladder(self._remedies(), self._measure, self._tell)
+        self._climb: Iterator[None] | None = None
+        self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._reloads = 0
+        self._baseline: MemorySample | None = None
+        self._remedied_at: float | None = None
+        self._renewed_at: float | None = None
+        self._begin()
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return Stats(
+            *self.inference.done,
+            self._reloads,
+            self._sampler.take(),
+            self._baseline,
+            tuple(self._events),
+        )
+
+    def watch(self) -> bool:
+        """Ask the policy, and take the next step of what it asks for.
+
+        Returns:
+            Whether something is under way that has to wait.
+        """
+        if self._baseline is None and self.inference.done.calls >= WARM_UP_CALLS:
+            self._trim()
+            self._baseline = self._measure()
+        if self._climb is None and (reason := self._policy.reason(self._usage())) is not None:
+            self._climb = self._ladder.climb(reason)
+        if self._climb is None:
+            return False
+        try:
+            next(self._climb)
+        except StopIteration:
+            self._climb = None
+        return self._climb is not None
+
+    def reload(self, text: str) -> Generator[None, None, None]:
+        """Load model and tokenizer anew, because a caller asked for it.
+
+        Args:
+            text: Why.
+
+        Yields:
+            Nothing, while the new model loads.
+
+        Raises:
+            ReloadError: If it failed; the old model serves on.
+        """
+        if self._source.is_loaded:
+            raise ReloadError(
+                "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
+                "folder or a loader to SafeEncoder instead of a SentenceTransformer."
+            )
+        while self._climb is not None:
+            yield
+        failed = self._events_of("failed")
+        yield from self._ladder.climb(Reason(text, rung=Rung.MODEL))
+        if self._events_of("failed") > failed:
+            msg = "The model could not be loaded anew; the old one serves on. The log says why."
+            raise ReloadError(msg)
+
+    def _begin(self) -> None:
+        """Start to count anew, after a load."""
+        self._done_before = self.inference.done
+        self._loaded_at = time.monotonic()
+        self._luck = random.random()  # noqa: S311 jitter, not secrets
+
+    def _usage(self) -> Usage:
+        clock, done, before = time.monotonic(), self.inference.done, self._done_before
+        return Usage(
+            done.calls - before.calls,
+            done.texts - before.texts,
+            done.tokens - before.tokens,
+            clock - self._loaded_at,
+            self._sampler.take(),
+            self._baseline,
+            None if self._remedied_at is None else clock - self._remedied_at,
+            None if self._renewed_at is None else clock - self._renewed_at,
+            self._luck,
+        )
+
+    def _measure(self) -> MemorySample:
+        return self._sampler.take(fresh=True)
+
+    def _tell(self, event: Event) -> None:
+        """Report a step to log, stats and hooks; a hook that fails stops nothing."""
+        self._remedied_at = time.monotonic()
+        if event.rung > Rung.TRIM:
+            self._renewed_at = self._remedied_at
+        self._events.append(event)
+        level = logging.INFO if event.kind == "remedy" else logging.WARNING
+        if event.rung == Rung.TRIM:
+            level = logging.DEBUG  # there are many
+        logger.log(
+            level,
+            "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
+            *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
+            *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
+        )
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                logger.warning("a hook failed", exc_info=True)
+
+    def _events_of(self, kind: str) -> int:
+        return sum(event.kind == kind for event in self._events)
+
+    def _remedies(self) -> dict[Rung, Remedy]:
+        """List what can be done for this model."""
+        remedies: dict[Rung, Remedy] = {
+            Rung.TRIM: self._trim,
+            Rung.TOKENIZER_CACHE: self._clear_caches,
+            Rung.TOKENIZER: self._renew_tokenizer,
+        }
+        if not self._source.is_loaded:
+            remedies[Rung.MODEL] = self._renew_model
+        return remedies
+
+    def _trim(self) -> None:
+        trim(self._device)
+
+    def _give_back(self) -> None:
+        """Collect all garbage, then trim; what was dropped may hang in cycles."""
+        gc.collect()
+        self._trim()
+
+    def _clear_caches(self) -> None:
+        clear_tokenizer_cache(self.inference.tokenizer)
+        for splitter in self.inference.settings.chunker.ladder:
+            if release := getattr(splitter, "release", None):
+                release()
+        self._give_back()
+
+    def _renew_tokenizer(self) -> None:
+        """Build the tokenizer anew from its own state, which holds no cache."""
+        self._use_tokenizer(deepcopy(self.inference.tokenizer))
+        self._give_back()
+
+    def _use_tokenizer(self, tokenizer: Any) -> None:
+        if not self._source.is_loaded:  # a shared model keeps its own
+            set_tokenizer(self.inference.model, tokenizer)
+        self.inference.tokenizer = tokenizer
+
+    def _renew_model(self) -> Iterator[None]:
+        """Load the model anew: beside the old one while there is room for both, else after it."""
+        self._source.check_unchanged(self._fingerprint)
+        old = self.inference
+        canary, wanted = self._canary(old), user_settings(old.model)
+        if self._has_room():
+            loading = _Loading(self._source)
+            while not loading.is_done():
+                yield
+            model = loading.result()
+        else:
+            self._drop()
+            model = self._source.load()
+        apply_settings(model, wanted)
+        fresh = replace(old, model=model, tokenizer=self._source.tokenizer_of(model))
+        if float(canary @ self._canary(fresh)) < _SAME_MODEL_COSINE:
+            raise ReloadError("The model that was loaded gives other vectors than the one before.")
+        old.model, old.tokenizer = fresh.model, fresh.tokenizer
+        del fresh, model
+        self._reloads += 1
+        self._begin()
+        self._give_back()
+
+    def _has_room(self) -> bool:
+        room = self._measure().room_bytes
+        return room is None or room > _HEADROOM * self._load_bytes
+
+    def _drop(self) -> None:
+        """Let the old model go before the new one comes; calls wait meanwhile."""
+        self.inference.model = self.inference.tokenizer = None  # type: ignore[assignment]
+        self._give_back()
+
+    def _canary(self, inference: Inference) -> FloatArray:
+        """Embed the fixed text; a unit vector."""
+        [vector] = inference.embed_now([_CANARY])
+        return normalize(vector)
+
+
+class _Loading:
+    """A load on a thread of its own."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._found: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._load, args=(source,), name="safe_embed-load", daemon=True
+        )
+        self._thread.start()
+
+    def _load(self, source: ModelSource) -> None:
+        try:
+            self._found.append(source.load())
+        except BaseException as raised:  # noqa: BLE001 it is raised where the result is taken
+            self._error = raised
+
+    def is_done(self) -> bool:
+        """Wait a moment; tell whether the load has ended."""
+        self._thread.join(_LOADING_POLL_SECONDS)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Give the model, or raise what kept it from loading."""
+        if self._error is not None:
+            raise self._error
+        return self._found.pop()
