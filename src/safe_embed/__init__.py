@@ -18,44 +18,93 @@ from safe_embed.errors import (
 
 if TYPE_CHECKING:
     from safe_embed.encoder import SafeEncoder
+    from safe_embed.memory.policies import (
+        EveryCalls,
+        EverySeconds,
+        EveryTexts,
+        EveryTokens,
+        MemoryAbove,
+        MemoryGrowth,
+        Never,
+    )
     from safe_embed.pooling import pad_to_dim
     from safe_embed.text.custom import FunctionSplitter, RegexSplitter
     from safe_embed.text.morphemes import MorphemeSplitter
     from safe_embed.text.punctuation import PunctuationSplitter
-    from safe_embed.types import ChunkedText, Span, Splitter, TextPlan
+    from safe_embed.types import (
+        ChunkedText,
+        Event,
+        MemorySample,
+        Reason,
+        ReloadPolicy,
+        Rung,
+        Span,
+        Splitter,
+        Stats,
+        TextPlan,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ChunkedText",
     "ConfigError",
+    "Event",
+    "EveryCalls",
+    "EverySeconds",
+    "EveryTexts",
+    "EveryTokens",
     "FunctionSplitter",
     "InvalidTextError",
+    "MemoryAbove",
+    "MemoryGrowth",
+    "MemorySample",
     "MissingExtraError",
     "MorphemeSplitter",
+    "Never",
     "PunctuationSplitter",
+    "Reason",
     "RegexSplitter",
     "ReloadError",
+    "ReloadPolicy",
+    "Rung",
     "SafeEmbedError",
     "SafeEncoder",
     "Span",
     "Splitter",
+    "Stats",
     "TextPlan",
     "TextTooLongError",
+    "Usage",
     "WorkerError",
     "pad_to_dim",
 ]
 
 _HOMES = {
     "ChunkedText": "types",
+    "Event": "types",
+    "EveryCalls": "memory.policies",
+    "EverySeconds": "memory.policies",
+    "EveryTexts": "memory.policies",
+    "EveryTokens": "memory.policies",
     "FunctionSplitter": "text.custom",
+    "MemoryAbove": "memory.policies",
+    "MemoryGrowth": "memory.policies",
+    "MemorySample": "types",
     "MorphemeSplitter": "text.morphemes",
+    "Never": "memory.policies",
     "PunctuationSplitter": "text.punctuation",
+    "Reason": "types",
     "RegexSplitter": "text.custom",
+    "ReloadPolicy": "types",
+    "Rung": "types",
     "SafeEncoder": "encoder",
     "Span": "types",
     "Splitter": "types",
+    "Stats": "types",
     "TextPlan": "types",
+    "Usage": "types",
     "pad_to_dim": "pooling",
 }
 
