@@ -214,7 +214,9 @@ def test_after_a_remedy_memory_is_left_alone(policy: ReloadPolicy, since: float)
     grown = usage(900 * MIB, limit=(1000 * MIB, 999 * MIB))
     assert policy.reason(replace(grown, seconds_since_renewal=since)) is None
     assert policy.reason(replace(grown, seconds_since_renewal=60)) is not None
-    assert policy.reason(replace(grown, seconds_since_remedy=since)) is not None  # a trim is no cure
+    assert (
+        policy.reason(replace(grown, seconds_since_remedy=since)) is not None
+    )  # a trim is no cure
     assert policy.reason(grown) is not None
 
 

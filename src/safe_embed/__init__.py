@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from safe_embed.types import (
         ChunkedText,
         Event,
+        Hook,
         MemorySample,
         Reason,
         ReloadPolicy,
@@ -56,6 +57,7 @@ __all__ = [
     "EveryTexts",
     "EveryTokens",
     "FunctionSplitter",
+    "Hook",
     "InvalidTextError",
     "MemoryAbove",
     "MemoryGrowth",
@@ -89,6 +91,7 @@ _HOMES = {
     "EveryTexts": "memory.policies",
     "EveryTokens": "memory.policies",
     "FunctionSplitter": "text.custom",
+    "Hook": "types",
     "MemoryAbove": "memory.policies",
     "MemoryGrowth": "memory.policies",
     "MemorySample": "types",

@@ -215,7 +215,7 @@ class DropIn:
 
     @property
     def stats(self) -> Stats:
-        """What was done so far: counts, the newest measurement, and what was given back."""
+        """Counts, the newest measurement, and what was given back so far."""
         return self._session.stats
 
     def close(self) -> None:

@@ -206,7 +206,7 @@ class MemorySample:
 
     @property
     def held_bytes(self) -> int | None:
-        """What the process holds for itself: anonymous memory, or the best figure there is."""
+        """Anonymous memory of the process, or the best figure there is."""
         return self.footprint_bytes if self.rss_anon_bytes is None else self.rss_anon_bytes
 
     @property
