@@ -588,9 +588,10 @@ def test_pooling_kinds(small: SentenceTransformer) -> None:
     for pooling, expected in wanted.items():
         with SafeEncoder(small, pooling=pooling) as encoder:
             close(expected, encoder.encode(LONG))
+            close(expected, encoder.encode_chunks(LONG)[0].pooled())
             assert np.float32 == encoder.encode(LONG).dtype
             close(small.encode("雨"), encoder.encode("雨"))
-    assert [((n_chunks, 32), np.float32, np.int64, found.token_counts)] * 2 == seen
+    assert [((n_chunks, 32), np.float32, np.int64, found.token_counts)] * 3 == seen
 
 
 def test_pooling_of_another_shape_is_refused(small: SentenceTransformer) -> None:

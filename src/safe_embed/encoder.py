@@ -69,6 +69,8 @@ class SafeEncoder(DropIn):
         on_long: What to do with a text that does not fit: ``"chunk"`` it, ``"truncate"`` it as
             sentence-transformers does but with a warning in the log, or raise an ``"error"``.
         max_batch_tokens: Tokens of a padded batch; ``None`` for 1,024 on a CPU, 32,768 elsewhere.
+        few_shapes: Whether batches have few distinct shapes, for devices that keep something for
+            each; ``None`` for yes on Apple's MPS and no elsewhere. ``stats`` tells what it costs.
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
         reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
@@ -91,6 +93,7 @@ class SafeEncoder(DropIn):
         pooling: Pooling | PoolingFunction = "mean",
         on_long: OnLong = "chunk",
         max_batch_tokens: int | None = None,
+        few_shapes: bool | None = None,
         chunks: Mode = "packed",
         reload: ReloadPolicy | Literal["default"] | None = "default",
         hooks: Iterable[Hook] = (),
@@ -111,6 +114,7 @@ class SafeEncoder(DropIn):
             max_chunk_tokens,
             on_long,
             max_batch_tokens,
+            few_shapes,
         )
         source = ModelSource(model, sentence_transformer_options)
         policy = default_policy() if reload == "default" else resolve_policy(reload)

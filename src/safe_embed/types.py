@@ -318,6 +318,7 @@ class Stats:
         calls: Calls that have ended.
         texts: Texts of those calls.
         tokens: Tokens the model has read, special tokens and prompts included.
+        padding_tokens: Padding it has read besides.
         reloads: How often the model was loaded anew.
         sample: The newest measurement.
         baseline: The measurement after warm-up; ``None`` before.
@@ -327,6 +328,7 @@ class Stats:
     calls: int
     texts: int
     tokens: int
+    padding_tokens: int
     reloads: int
     sample: MemorySample
     baseline: MemorySample | None

@@ -1,11 +1,31 @@
-"""Chunks into batches under a token budget."""
+"""Chunks into batches under a token budget, padded little, and in few shapes where that matters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+_SHORTEST = 32
+_STEPS_PER_OCTAVE = 2
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+class Batch(NamedTuple):
+    """Chunks that go through the model together.
+
+    Attributes:
+        indices: Which chunks, by falling length.
+        rows: Rows of the input; more than there are chunks where shapes are fixed.
+        columns: Tokens of a row, padding included.
+    """
+
+    indices: list[int]
+    rows: int
+    columns: int
+
+
+def batches(
+    lengths: Sequence[int], max_tokens: int, *, limit: int | None = None, few_shapes: bool = False
+) -> list[Batch]:
     """Group chunks so that every batch, padded to its longest, has at most *max_tokens*.
 
     The longest come first: what does not fit in memory fails at once, not after an hour. A chunk
@@ -14,16 +34,47 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     Args:
         lengths: Tokens of each chunk.
         max_tokens: Tokens of a padded batch.
+        limit: Columns that the model can take at most; ``None`` for any.
+        few_shapes: Whether to round lengths and numbers of rows up: some devices keep something for
+            every shape they have seen. Up to 512 tokens there are 9 lengths, with 1, 2, 4 … rows.
 
     Returns:
-        Indices into *lengths*, each in exactly one batch; within a batch by falling length.
+        Batches that hold each chunk exactly once.
     """
-    found: list[list[int]] = []
-    longest = 0
+    found: list[Batch] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and (len(found[-1]) + 1) * longest <= max_tokens:
-            found[-1].append(index)
+        columns = rounded_length(lengths[index], limit) if few_shapes else lengths[index]
+        last = found[-1] if found else None
+        fits = last is not None and (len(last.indices) + 1) * last.columns <= max_tokens
+        if last is not None and fits and (columns == last.columns or not few_shapes):
+            last.indices.append(index)
         else:
-            found.append([index])
-            longest = lengths[index]
-    return found
+            found.append(Batch([index], 1, columns))
+    rows = _rounded_count if few_shapes else int
+    return [one._replace(rows=rows(len(one.indices))) for one in found]
+
+
+def _rounded_count(count: int) -> int:
+    """Round a number of rows up to a power of two."""
+    return 1 << (count - 1).bit_length()
+
+
+def rounded_length(length: int, limit: int | None = None) -> int:
+    """Round a length up to one of few: two to a doubling, from 32 on.
+
+    >>> [rounded_length(n) for n in (3, 33, 130, 300, 512)]
+    [32, 48, 192, 384, 512]
+
+    Args:
+        length: Tokens.
+        limit: The largest length there is; ``None`` for any.
+
+    Returns:
+        The length to pad to.
+    """
+    if length <= _SHORTEST:
+        rounded = _SHORTEST
+    else:
+        step = (1 << (length - 1).bit_length()) // (2 * _STEPS_PER_OCTAVE)
+        rounded = -(-length // step) * step
+    return rounded if limit is None else max(length, min(rounded, limit))

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.errors import TextTooLongError
-from safe_embed.model.batching import batches
+from safe_embed.model.batching import Batch, batches
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
@@ -49,6 +49,7 @@ class Settings:
     max_chunk_tokens: int | None = None
     on_long: OnLong = "chunk"
     max_batch_tokens: int | None = None
+    few_shapes: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,21 @@ class Request:
 
 
 class Done(NamedTuple):
-    """How much work was done: calls that ended, their texts, and the tokens the model has read."""
+    """How much work was done: calls that ended, their texts, tokens read and padding."""
 
     calls: int = 0
     texts: int = 0
     tokens: int = 0
+    padding: int = 0
 
-    def plus(self, calls: int = 0, texts: int = 0, tokens: int = 0) -> Done:
+    def plus(self, calls: int = 0, texts: int = 0, tokens: int = 0, padding: int = 0) -> Done:
         """Add to what was done."""
-        return Done(self.calls + calls, self.texts + texts, self.tokens + tokens)
+        return Done(
+            self.calls + calls,
+            self.texts + texts,
+            self.tokens + tokens,
+            self.padding + padding,
+        )
 
 
 @dataclass(slots=True)
@@ -274,29 +281,44 @@ class Inference:
         """Embed chunks batch by batch; shape (n_chunks, dimension)."""
         if request.device is not None:
             self.model.to(request.device)
-        groups = batches([len(chunk.encoding) for chunk in chunks], self._batch_tokens(request))
+        lengths = [len(chunk.encoding) for chunk in chunks]
+        few_shapes = self.settings.few_shapes
+        found = batches(
+            lengths,
+            self._batch_tokens(request),
+            limit=self.budget_tokens,
+            few_shapes=self.model.device.type == "mps" if few_shapes is None else few_shapes,
+        )
         rows: list[FloatArray | None] = [None] * len(chunks)
-        for group in tqdm(groups, desc="Batches", disable=not request.show_progress_bar):
-            encodings = [chunks[index].encoding for index in group]
-            for index, row in zip(group, self._forward_batch(encodings, request), strict=True):
+        for batch in tqdm(found, desc="Batches", disable=not request.show_progress_bar):
+            vectors = self._forward_batch(
+                [chunks[i].encoding for i in batch.indices], request, batch
+            )
+            for index, row in zip(batch.indices, vectors, strict=True):
                 rows[index] = row
-            self.done = self.done.plus(tokens=sum(map(len, encodings)))
+            tokens = sum(lengths[index] for index in batch.indices)
+            padding = batch.rows * batch.columns - tokens
+            self.done = self.done.plus(tokens=tokens, padding=padding)
             yield
         return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
 
-    def _forward_batch(self, encodings: Sequence[Encoding], request: Request) -> FloatArray:
+    def _forward_batch(
+        self, encodings: Sequence[Encoding], request: Request, shape: Batch | None = None
+    ) -> FloatArray:
         """Embed one batch with the model and tokenizer there are now."""
         import torch
 
         device = self.model.device
         self.model.eval()
+        rows, columns = (0, 0) if shape is None else (shape.rows, shape.columns)
+        found = self._reader(request.prompt).features(encodings, rows, columns)
         features = {
             name: value.to(device) if torch.is_tensor(value) else value
-            for name, value in self._reader(request.prompt).features(encodings).items()
+            for name, value in found.items()
         }
         with torch.inference_mode():
             out = self.model(features, **request.model_kwargs)["sentence_embedding"]
-            vectors: FloatArray = out.float().cpu().numpy()
+            vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
         return vectors
 
     def _forward_elsewhere(self, inputs: Sequence[ChunkedInput], request: Request) -> FloatArray:

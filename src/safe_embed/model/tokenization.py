@@ -113,26 +113,31 @@ class ModelReader:
         lengths = range(min(high, len(text)) + 1)
         return max(0, bisect_right(lengths, limit, key=size) - 1)
 
-    def features(self, encodings: Sequence[Encoding]) -> dict[str, Any]:
+    def features(
+        self, encodings: Sequence[Encoding], rows: int = 0, columns: int = 0
+    ) -> dict[str, Any]:
         """Make the model's input of the encodings of a batch.
 
         Args:
             encodings: One or more.
+            rows: How many rows there must be at least; the last encoding fills them up.
+            columns: How many tokens a row must have at least, with padding.
 
         Returns:
             The tensors that upstream's own preprocessing gives for the same chunks.
         """
         import torch
 
+        encodings = [*encodings, *[encodings[-1]] * (rows - len(encodings))]
         lengths = np.array([len(encoding) for encoding in encodings])
         if self._is_static:
             flat = np.concatenate([encoding.ids for encoding in encodings]).astype(np.int64)
             offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
             return {"input_ids": torch.from_numpy(flat), "offsets": torch.from_numpy(offsets)}
-        columns = np.arange(lengths.max())
+        places = np.arange(max(columns, int(lengths.max())))
         if self.tokenizer.padding_side == "left":
-            columns = columns[::-1]
-        mask = columns < lengths[:, None]
+            places = places[::-1]
+        mask = places < lengths[:, None]
         features: dict[str, Any] = {
             "input_ids": _padded([e.ids for e in encodings], mask, self.tokenizer.pad_token_id),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),

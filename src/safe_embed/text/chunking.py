@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, groupby, islice, pairwise
+from itertools import accumulate, chain, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -85,29 +85,24 @@ class Chunker:
         done: dict[int, ChunkedInput] = {}
         limit = _TRY_CHARS_PER_TOKEN * room if self.mode == "packed" else 0
         done |= job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
-        units = self._units(job, [i for i in range(len(texts)) if i not in done])
-        whole = job.encode_whole([i for i, found in units.items() if job.may_fit(i, found)])
+        tops = job.tops(self.ladder[0], [i for i in range(len(texts)) if i not in done])
+        whole = job.encode_whole([i for i, found in tops.items() if job.may_fit(i, found)])
         by_top = self.mode == "spans"
-        done |= {i: one for i, one in whole.items() if not by_top or _is_one_span(units[i])}
-        rest = {i: found for i, found in units.items() if i not in done}
-        for i, chunks in self._packed(job, rest).items():
+        done |= {i: one for i, one in whole.items() if not by_top or _is_one_span(tops[i])}
+        units = self._units(job, {i: found for i, found in tops.items() if i not in done})
+        for i, chunks in self._packed(job, units).items():
             done[i] = job.result(i, chunks, is_long=i not in whole)
         return [done[i] for i in range(len(texts))]
 
-    def _units(self, job: _Job, indices: Sequence[int]) -> dict[int, list[_Unit]]:
-        """Cut texts down the ladder until every piece fits."""
-        first = self.ladder[0]
-        units = job.measure(
-            _Unit(index, top, start, end)
-            for index in indices
-            for top, (start, end) in enumerate(_split(first, job.texts[index]))
-        )
+    def _units(self, job: _Job, tops: dict[int, list[_Unit]]) -> dict[int, list[_Unit]]:
+        """Cut texts further down the ladder until every piece fits."""
+        units = list(chain.from_iterable(tops.values()))
         for splitter in self.ladder[1:]:
             units = job.refine(units, partial(job.split, splitter))
         while job.oversized(units):
             units = job.refine(units, job.halve)
         by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
-        return {index: job.absorb_blanks(by_text.get(index, [])) for index in indices}
+        return {index: job.absorb_blanks(by_text.get(index, [])) for index in tops}
 
     def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, list[Chunk]]:
         """Pack the units of each text into chunks; cut again where an encoding does not fit."""
@@ -151,8 +146,18 @@ class _Job:
             if len(encoding) <= self.budget
         }
 
+    def tops(self, splitter: Splitter, indices: Sequence[int]) -> dict[int, list[_Unit]]:
+        """Cut texts by the first splitter, and measure what it gives."""
+        units = self.measure(
+            _Unit(index, top, start, end)
+            for index in indices
+            for top, (start, end) in enumerate(_split(splitter, self.texts[index]))
+        )
+        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
+        return {index: by_text.get(index, []) for index in indices}
+
     def may_fit(self, index: int, units: Sequence[_Unit]) -> bool:
-        """Tell whether a text is worth encoding whole."""
+        """Tell from its top spans whether a text is worth encoding whole."""
         # A boundary can cost a token and part another: the whole may be that much smaller.
         least = sum(unit.tokens - 2 for unit in units)
         return least <= self.room and len(self.texts[index]) <= self.max_chars
@@ -279,5 +284,5 @@ def _split(splitter: Splitter, text: str) -> list[Span]:
     return check_tiling(text, splitter.split(text), splitter)
 
 
-def _is_one_span(units: Sequence[_Unit]) -> bool:
-    return not units or units[0].top == units[-1].top
+def _is_one_span(units: Iterable[_Unit]) -> bool:
+    return sum(unit.tokens > 0 for unit in units) <= 1
