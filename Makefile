@@ -2,11 +2,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The oldest stack that is supported; its tokenizer is the one that grows.
+OLDEST := sentence-transformers==5.1.2 transformers==4.46.3 tokenizers==0.20.3
+OLDEST_BIN := .venv-oldest/bin
 
-.PHONY: help .venv demo test check lint docs bench clean
+.PHONY: help .venv demo test test-oldest check lint docs bench clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
 
 # The stamp: installed again whenever what is asked for, or the pins, have changed.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,6 +27,20 @@ demo: .venv ## answer Japanese questions from the manual with the offline model
 test docs bench: export HF_HUB_OFFLINE = 1
 test: check docs ## everything: check, docs, the tests and the doctests
 	$(BIN)/pytest
+
+# What the oldest stack needs in other versions than the pins say is left to pip.
+.venv-oldest/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/pip install --upgrade --constraint constraints.txt pip
+	grep -vE '^(sentence-transformers|transformers|tokenizers|huggingface-hub|datasets|hf-xet)==' \
+		constraints.txt > .venv-oldest/constraints.txt
+	$(OLDEST_BIN)/pip install --constraint .venv-oldest/constraints.txt $(OLDEST) \
+		--editable '.[offline]' --group dev
+	touch $@
+
+test-oldest: export HF_HUB_OFFLINE = 1
+test-oldest: .venv-oldest/installed ## the tests once more, with the oldest sentence-transformers
+	$(OLDEST_BIN)/pytest tests
 
 check: lint ## lint and types
 	$(BIN)/mypy
@@ -44,4 +61,4 @@ bench: .venv ## time what is worth timing; one JSON file a run into benchmarks/r
 		--benchmark-storage=file://benchmarks/results
 
 clean: ## remove the environment and everything that was built
-	rm -rf .venv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build
+	rm -rf .venv .venv-oldest .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build

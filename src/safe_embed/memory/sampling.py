@@ -248,11 +248,12 @@ class Sampler:
         self._limit = _Seldom(_limit_reader(), costly_seconds)
         self._last: MemorySample | None = None
 
-    def take(self, *, fresh: bool = False) -> MemorySample:
+    def take(self, *, fresh: bool = False, fresh_heap: bool | None = None) -> MemorySample:
         """Take a sample, or give the last one if it is new enough.
 
         Args:
             fresh: Whether to read everything anew, however young the last sample is.
+            fresh_heap: Whether that includes the C heap, which takes longest; ``None`` for yes.
 
         Returns:
             The sample.
@@ -261,7 +262,7 @@ class Sampler:
         last = self._last
         if not fresh and last is not None and now < last.elapsed_seconds + self._min_seconds:
             return last
-        heap = self._heap.get(fresh=fresh)
+        heap = self._heap.get(fresh=fresh if fresh_heap is None else fresh_heap)
         shared = self._limit.get(fresh=fresh)
         status = parse_status(read_file(_PROC / "status") or "")
         limit = tightest(shared, address_space_limit(status.get("VmSize")))
