@@ -61,10 +61,10 @@ def japanese(min_size: int = 0, max_size: int = 60) -> st.SearchStrategy[str]:
 
 def long_text(sentences: int = 12, start: int = 0) -> str:
     """Plain Japanese sentences, each different; about 20 characters and 13 tokens each."""
-    whats = ("人口", "歴史", "天気", "料理", "音楽", "言葉", "交通")
-    whens = ("昨日", "今朝", "来週", "去年", "いつも")
+    topics = ("人口", "歴史", "天気", "料理", "音楽", "言葉", "交通")
+    times = ("昨日", "今朝", "来週", "去年", "いつも")
     return "".join(
-        f"{whens[n % 5]}、第{n}の町の{whats[n % 7]}について話を聞いた。"
+        f"{times[n % 5]}、第{n}の町の{topics[n % 7]}について話を聞いた。"
         for n in range(start, start + sentences)
     )
 

@@ -33,7 +33,7 @@ ATOMS = [
 texts = st.lists(st.sampled_from(ATOMS), max_size=60).map("".join)
 readers = st.builds(
     FakeReader,
-    prompt=st.sampled_from(["", "検索文書: "]),
+    prompt=st.sampled_from(["", "検索文書: ", "ああ"]),  # the last one's run goes on in the text
     special=st.integers(0, 2),
     run_chars=st.integers(1, 4),
     seam_tokens=st.integers(0, 1),
@@ -60,6 +60,7 @@ def pieces(text: str, found: ChunkedInput) -> list[str]:
 
 @given(st.lists(texts, max_size=4), tiny, readers, rooms)
 @example(["あ" * 100, "", " \n", "。" * 50], Chunker(TINY), FakeReader(seam_tokens=1), 4)
+@example(["いい。ああああ。"], Chunker(TINY), FakeReader("文:", run_chars=1, seam_tokens=1), 4)
 def test_chunks_tile_and_fit(
     given_texts: list[str], chunker: Chunker, reader: FakeReader, room: int
 ) -> None:
@@ -91,6 +92,7 @@ def test_no_chunk_is_white_space(
 
 @given(texts, readers, rooms)
 @example("漢あ" * 10, FakeReader(seam_tokens=1), 39)
+@example("ああ、漢字、ああ、漢字、", FakeReader("ああ"), 7)
 @example("あ。" * 20, FakeReader(run_chars=4), 20)
 @example("あ" + " " * 200 + "い", FakeReader(), 4)
 @example("あ。                    い。                    う。", FakeReader(), 6)

@@ -24,7 +24,9 @@ from safe_embed.text.splitters import ladder
 
 FULL = os.environ.get("SAFE_EMBED_FULL") == "1"
 LIMITS = (16, 128, 512)
-PROMPT = "文: "
+# Without a blank at its end, it joins the first characters of a chunk: the tokens of prompt and
+# chunk do not add up.
+PROMPT = "文書"
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 VOCABULARY = 3_000
 # Characters of the sample: limits above 16 and slow tokenizers cost a few seconds each.
@@ -191,6 +193,9 @@ def test_no_chunk_exceeds_the_limit(
                 ids = tokenizer(read, verbose=False)["input_ids"]
                 assert ids == found.chunks[at].encoding.ids.tolist()
             if found.is_long and len(text) <= 3 * limit:
-                assert len(tokenizer(PROMPT + text, verbose=False)["input_ids"]) > limit
+                ids = tokenizer(PROMPT + text, verbose=False)["input_ids"]
+                # WordPiece makes one [UNK] of a word of more than 100 characters, which is read in
+                # parts here, that say more.
+                assert len(ids) > limit or tokenizer.unk_token_id in ids
     record_property(f"chunks_{kind}_{limit}", n_chunks)
     assert most > 0.9 * limit  # chunks are filled: one that is too long would be seen

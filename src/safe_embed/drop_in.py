@@ -26,10 +26,16 @@ class DropIn:
     """The surface of SentenceTransformer around a :class:`Session`, name by name."""
 
     _session: Session
+    encode: Any  # SafeEncoder's own
+
+    @property
+    def _is_half(self) -> bool:
+        """Whether upstream gives float16 arrays for this model; bfloat16 has no numpy type."""
+        return str(self.dtype) == "torch.float16"
 
     @property
     def _model(self) -> SentenceTransformer:
-        return self._session.inference.model
+        return self._session.model
 
     @property
     def max_seq_length(self) -> int | None:
@@ -175,6 +181,21 @@ class DropIn:
             A tensor, shape (n,).
         """
         return self._model.similarity_pairwise(embeddings1, embeddings2)
+
+    def encode_multi_process(
+        self, sentences: list[str], pool: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        """Embed texts in upstream's processes; upstream's older name for ``encode(pool=…)``.
+
+        Args:
+            sentences: Texts.
+            pool: What :meth:`start_multi_process_pool` gave.
+            **kwargs: As for ``encode``.
+
+        Returns:
+            As ``encode``.
+        """
+        return self.encode(sentences, pool=pool, **kwargs)
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
         """Start upstream's processes, to be passed to :meth:`encode` as ``pool``.

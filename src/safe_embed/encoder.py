@@ -559,7 +559,9 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
 
 
 def _check_positive(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         msg = f"{name} must be a positive integer, got {value}."
         raise ConfigError(msg)
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_embed.errors import ReloadError
 from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache, trim
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.inference import Inference, Settings
 from safe_embed.model.loader import (
+    Loading,
     ModelSource,
     apply_settings,
     ends_in_normalize,
@@ -33,12 +33,14 @@ from safe_embed.types import (
     FloatArray,
     Hook,
     MemorySample,
-    Reason,
     ReloadPolicy,
     Rung,
     Stats,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from safe_embed.model.loader import SentenceTransformer
 
 logger = logging.getLogger("safe_embed")
 
@@ -47,7 +49,8 @@ WARM_UP_CALLS = 5
 # How much more room a new model beside the old one must have than the first one was seen to take.
 _HEADROOM = 1.2
 _KEPT_EVENTS = 100
-_LOADING_POLL_SECONDS = 0.005
+# Without a model, a load is tried no more often than this.
+_RETRY_SECONDS = 10.0
 # A fresh model must give this text the vector that the old one gave.
 _CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
 _SAME_MODEL_COSINE = 0.9999
@@ -86,12 +89,19 @@ class Keeper:
         self._fingerprint = source.fingerprint()
         self._ladder = Ladder(self._remedies(), self._measure, self._tell)
         self._climb: Iterator[None] | None = None
+        self._lost: _Look | None = None
+        self._retry_at = 0.0
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._reloads = 0
         self._baseline: MemorySample | None = None
         self._remedied_at: float | None = None
         self._renewed_at: float | None = None
         self._begin()
+
+    @property
+    def model(self) -> SentenceTransformer | None:
+        """The loaded model; ``None`` between drop and load."""
+        return self.inference.model
 
     @property
     def stats(self) -> Stats:
@@ -113,15 +123,38 @@ class Keeper:
         if self._baseline is None and self.inference.done.calls >= WARM_UP_CALLS:
             self._trim()
             self._baseline = self._measure()
-        if self._climb is None and (reason := self._policy.reason(self._usage())) is not None:
-            self._climb = self._ladder.climb(reason)
-        if self._climb is None:
-            return False
         try:
+            if self._climb is None:
+                self._climb = self._asked_for()
+            if self._climb is None:
+                return False
             next(self._climb)
         except StopIteration:
             self._climb = None
+        except Exception:  # a policy is code of the user's own, and must not end the thread
+            logger.warning("the policy failed", exc_info=True)
+            self._climb = None
         return self._climb is not None
+
+    def ready(self) -> Inference:
+        """Give the model for a step of work; load it if that failed after the old one was dropped.
+
+        Returns:
+            The model at work.
+
+        Raises:
+            ReloadError: If there is no model, and none to be had yet.
+        """
+        if self._lost is not None and time.monotonic() >= self._retry_at:
+            for _ in self._ladder.take(Rung.MODEL, "the model is missing"):
+                pass
+        if self._lost is not None:
+            raise ReloadError(
+                "There is no model: there was no room for two, and after the old one was dropped "
+                "the new one could not be loaded. It is tried again with later calls; the log says "
+                "why it failed."
+            )
+        return self.inference
 
     def reload(self, text: str) -> Generator[None, None, None]:
         """Load model and tokenizer anew, because a caller asked for it.
@@ -133,7 +166,7 @@ class Keeper:
             Nothing, while the new model loads.
 
         Raises:
-            ReloadError: If it failed; the old model serves on.
+            ReloadError: If it failed; the old model serves on if it is still there.
         """
         if self._source.is_loaded:
             raise ReloadError(
@@ -142,11 +175,27 @@ class Keeper:
             )
         while self._climb is not None:
             yield
-        failed = self._events_of("failed")
-        yield from self._ladder.climb(Reason(text, rung=Rung.MODEL))
-        if self._events_of("failed") > failed:
-            msg = "The model could not be loaded anew; the old one serves on. The log says why."
-            raise ReloadError(msg)
+        ended: list[BaseException | None] = []
+
+        def climb() -> Iterator[None]:
+            _, error = yield from self._ladder.take(Rung.MODEL, text)
+            ended.append(error)
+
+        self._climb = climb()  # watch() drives it, and starts no other meanwhile
+        while not ended:
+            yield
+        if (error := ended.pop()) is not None:
+            left = "the old one serves on" if self._lost is None else "there is none now"
+            msg = f"The model could not be loaded anew; {left}. See the error before this one."
+            raise ReloadError(msg) from error
+
+    def _asked_for(self) -> Iterator[None] | None:
+        """Ask the policy; give the climb that it asks for."""
+        if self._lost is not None:
+            return None
+        usage = self._usage()
+        reason = self._policy.reason(usage)
+        return None if reason is None else self._ladder.climb(reason, usage.sample)
 
     def _begin(self) -> None:
         """Start to count anew, after a load."""
@@ -169,7 +218,7 @@ class Keeper:
         )
 
     def _measure(self) -> MemorySample:
-        return self._sampler.take(fresh=True)
+        return self._sampler.take(fresh=True, fresh_heap=False)
 
     def _tell(self, event: Event) -> None:
         """Report a step to log, stats and hooks; a hook that fails stops nothing."""
@@ -191,9 +240,6 @@ class Keeper:
                 hook(event)
             except Exception:
                 logger.warning("a hook failed", exc_info=True)
-
-    def _events_of(self, kind: str) -> int:
-        return sum(event.kind == kind for event in self._events)
 
     def _remedies(self) -> dict[Rung, Remedy]:
         """List what can be done for this model."""
@@ -234,34 +280,46 @@ class Keeper:
     def _renew_model(self) -> Iterator[None]:
         """Load the model anew: beside the old one while there is room for both, else after it."""
         self._source.check_unchanged(self._fingerprint)
-        old = self.inference
-        canary, wanted = self._canary(old), user_settings(old.model)
-        if self._has_room():
-            loading = _Loading(self._source)
+        if self._lost is None and self._has_room():
+            loading = Loading(self._source)
             while not loading.is_done():
                 yield
-            model = loading.result()
+            self._exchange(loading.result(), self._look())
         else:
-            self._drop()
-            model = self._source.load()
-        apply_settings(model, wanted)
-        fresh = replace(old, model=model, tokenizer=self._source.tokenizer_of(model))
-        if float(canary @ self._canary(fresh)) < _SAME_MODEL_COSINE:
-            raise ReloadError("The model that was loaded gives other vectors than the one before.")
-        old.model, old.tokenizer = fresh.model, fresh.tokenizer
-        del fresh, model
+            lost = self._lost or self._drop()
+            try:
+                self._exchange(self._source.load(), lost)
+            finally:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
         self._reloads += 1
         self._begin()
         self._give_back()
+
+    def _exchange(self, model: Any, look: _Look) -> None:
+        """Put a fresh model in the place of the old one, if it is the same model."""
+        apply_settings(model, look.settings)
+        fresh = replace(self.inference, model=model, tokenizer=self._source.tokenizer_of(model))
+        canary = self._canary(fresh)
+        # Not `<`: a model that gives NaN is another one.
+        if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
+            raise ReloadError("The model that was loaded gives other vectors than the one before.")
+        self.inference.model, self.inference.tokenizer = fresh.model, fresh.tokenizer
+        self._lost = None
 
     def _has_room(self) -> bool:
         room = self._measure().room_bytes
         return room is None or room > _HEADROOM * self._load_bytes
 
-    def _drop(self) -> None:
+    def _look(self) -> _Look:
+        """Note what a fresh model must be like, at the last moment: users may change settings."""
+        return _Look(user_settings(self.inference.model), self._canary(self.inference))
+
+    def _drop(self) -> _Look:
         """Let the old model go before the new one comes; calls wait meanwhile."""
+        self._lost = self._look()
         self.inference.model = self.inference.tokenizer = None  # type: ignore[assignment]
         self._give_back()
+        return self._lost
 
     def _canary(self, inference: Inference) -> FloatArray:
         """Embed the fixed text; a unit vector."""
@@ -269,30 +327,8 @@ class Keeper:
         return normalize(vector)
 
 
-class _Loading:
-    """A load on a thread of its own."""
+class _Look(NamedTuple):
+    """By what a model is known: what users set on it, and the vector of the canary."""
 
-    def __init__(self, source: ModelSource) -> None:
-        self._found: list[Any] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._load, args=(source,), name="safe_embed-load", daemon=True
-        )
-        self._thread.start()
-
-    def _load(self, source: ModelSource) -> None:
-        try:
-            self._found.append(source.load())
-        except BaseException as raised:  # noqa: BLE001 it is raised where the result is taken
-            self._error = raised
-
-    def is_done(self) -> bool:
-        """Wait a moment; tell whether the load has ended."""
-        self._thread.join(_LOADING_POLL_SECONDS)
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        """Give the model, or raise what kept it from loading."""
-        if self._error is not None:
-            raise self._error
-        return self._found.pop()
+    settings: dict[str, Any]
+    canary: FloatArray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     )
 
 OFFLINE = "offline"
+_LOADING_POLL_SECONDS = 0.001
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
@@ -139,6 +141,47 @@ class ModelSource:
                 f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
             )
             raise ConfigError(msg)
+
+
+class Loading:
+    """A load on a thread of its own, beside the work of the old model.
+
+    Args:
+        source: What to load.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        self._found: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._load, args=(source,), name="safe_embed-load", daemon=True
+        )
+        self._thread.start()
+
+    def _load(self, source: ModelSource) -> None:
+        try:
+            self._found.append(source.load())
+        except BaseException as raised:  # noqa: BLE001 it is raised where the result is taken
+            self._error = raised
+
+    def is_done(self) -> bool:
+        """Wait a moment; tell whether the load has ended.
+
+        Returns:
+            Whether :meth:`result` may be asked for.
+        """
+        self._thread.join(_LOADING_POLL_SECONDS)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Give the model, or raise what kept it from loading.
+
+        Returns:
+            What :meth:`ModelSource.load` gives.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._found.pop()
 
 
 # What users set on a model; it goes over to a fresh one.

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
@@ -24,6 +24,9 @@ from safe_embed.model.inference import Inference, Settings
 from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import ModelSource
 from safe_embed.types import Hook, ReloadPolicy, Stats
+
+if TYPE_CHECKING:
+    from safe_embed.model.loader import SentenceTransformer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,14 +86,7 @@ class Session:
         Raises:
             WorkerError: If the session is closed, or this is another process after a fork.
         """
-        if threading.current_thread() is self._thread:
-            raise WorkerError(
-                "The encoder was called from its own thread, by a hook or a pooling function, and "
-                "would wait for itself for ever. Call it from elsewhere."
-            )
-        job = _Job(lambda inference: work(inference, *args, **kwargs))
-        self._line.add(job)
-        return job.future
+        return self._add(_Job(lambda inference: work(inference, *args, **kwargs)))
 
     def run(
         self,
@@ -117,7 +113,16 @@ class Session:
             reason: Why, for the log.
         """
         keeper = self.keeper
-        self.run(lambda _: keeper.reload(reason))
+        wait_for(self._add(_Job(lambda _: keeper.reload(reason), needs_model=False)))
+
+    def _add(self, job: _Job) -> Future[Any]:
+        if threading.current_thread() is self._thread:
+            raise WorkerError(
+                "The encoder was called from its own thread, by a hook or a pooling function, and "
+                "would wait for itself for ever. Call it from elsewhere."
+            )
+        self._line.add(job)
+        return job.future
 
     @property
     def keeper(self) -> Keeper:
@@ -127,9 +132,11 @@ class Session:
         return self._keeper
 
     @property
-    def inference(self) -> Inference:
-        """The loaded model, for reading settings."""
-        return self.keeper.inference
+    def model(self) -> SentenceTransformer:
+        """The loaded model, for reading settings; between drop and load this waits for it."""
+        while (model := self.keeper.model) is None:
+            self.run(lambda _: None)
+        return model
 
     @property
     def stats(self) -> Stats:
@@ -168,19 +175,21 @@ class _Job:
     """A call: what to run, and where its result goes."""
 
     work: Callable[[Inference], Any]
+    needs_model: bool = True
     future: Future[Any] = field(default_factory=Future)
     steps: Generator[None, None, Any] | None = None
 
-    def step(self, inference: Inference) -> bool:
+    def step(self, keeper: Keeper) -> bool:
         """Run to the next pause, or to the end.
 
         Args:
-            inference: The loaded model.
+            keeper: Has the loaded model.
 
         Returns:
             Whether the call has ended.
         """
         try:
+            inference = keeper.ready() if self.needs_model else keeper.inference
             if self.steps is None:
                 found = self.work(inference)
                 if not isinstance(found, Generator):
@@ -291,22 +300,30 @@ def _serve(line: _Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> N
         return
     loaded.set_result(keeper)
     del loaded, load
+    try:
+        _serve_calls(line, keeper)
+    finally:  # whatever ended the thread: nobody is to wait for it
+        _stop(line)
+
+
+def _serve_calls(line: _Line, keeper: Keeper) -> None:
     timeout: float | None = None
     while True:
         try:
             job = line.next(timeout)
         except _LineClosedError:
             return
-        if job is not None and not job.step(keeper.inference):
+        if job is not None and not job.step(keeper):
             line.again(job)
         waits = keeper.watch()
         timeout = 0.0 if waits else _IDLE_SECONDS if job is not None else None
+        del job  # its texts and its result belong to the caller
 
 
-def _stop(line: _Line, thread: threading.Thread) -> None:
+def _stop(line: _Line, thread: threading.Thread | None = None) -> None:
     if line.is_foreign:
         return
     for job in line.close():
         job.abort()
-    if thread is not threading.current_thread():
+    if thread not in (None, threading.current_thread()):
         thread.join(_CLOSE_SECONDS)

@@ -101,8 +101,7 @@ class Chunker:
             units = job.refine(units, partial(job.split, splitter))
         while job.oversized(units):
             units = job.refine(units, job.halve)
-        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
-        return {index: job.absorb_blanks(by_text.get(index, [])) for index in tops}
+        return {index: job.absorb_blanks(found) for index, found in _by_text(units, tops).items()}
 
     def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, list[Chunk]]:
         """Pack the units of each text into chunks; cut again where an encoding does not fit."""
@@ -153,8 +152,7 @@ class _Job:
             for index in indices
             for top, (start, end) in enumerate(_split(splitter, self.texts[index]))
         )
-        by_text = {index: list(found) for index, found in groupby(units, key=attrgetter("which"))}
-        return {index: by_text.get(index, []) for index in indices}
+        return _by_text(units, indices)
 
     def may_fit(self, index: int, units: Sequence[_Unit]) -> bool:
         """Tell from its top spans whether a text is worth encoding whole."""
@@ -282,6 +280,11 @@ class _Job:
 
 def _split(splitter: Splitter, text: str) -> list[Span]:
     return check_tiling(text, splitter.split(text), splitter)
+
+
+def _by_text(units: Iterable[_Unit], indices: Iterable[int]) -> dict[int, list[_Unit]]:
+    found = {index: list(mine) for index, mine in groupby(units, key=attrgetter("which"))}
+    return {index: found.get(index, []) for index in indices}
 
 
 def _is_one_span(units: Iterable[_Unit]) -> bool:
