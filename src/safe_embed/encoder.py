@@ -531,7 +531,10 @@ class SafeEncoder(DropIn):
     def _in_form(self, vectors: np.ndarray[Any, Any] | None, *, tensor: bool, array: bool) -> Any:
         """Give vectors in the form that the caller asked for; ``None`` for no texts at all."""
         if array and not tensor:
-            return np.array([]) if vectors is None else vectors
+            if vectors is None:
+                return np.array([])
+            is_half = self._is_half and vectors.dtype == np.float32
+            return vectors.astype(np.float16) if is_half else vectors
         import torch
 
         if vectors is None:
@@ -558,10 +561,11 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
         raise ConfigError(msg)
 
 
-def _check_positive(name: str, value: int | None) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _check_positive(name: str, value: Any) -> None:
+    # An array's integer will do; True is no number of anything.
+    if value is not None and (
+        not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
+    ):
         msg = f"{name} must be a positive integer, got {value}."
         raise ConfigError(msg)
 
