@@ -156,13 +156,14 @@ class ModelReader:
 
     def _tokenize(
         self, texts: Sequence[str], *, special: bool, limit: int | None = None
-    ) -> list[tuple[list[int], list[int] | None]]:
-        """Give ids and segment ids of each text, whichever kind the tokenizer is."""
+    ) -> Iterator[tuple[list[int], list[int] | None]]:
+        """Give ids and segment ids of each text, whichever kind the tokenizer is.
+
+        One portion at a time is held: a list of ids takes ten times what an array does.
+        """
         tokenize = self._fast if self._backend is not None else self._slow
-        found: list[tuple[list[int], list[int] | None]] = []
         for part in _portions([self._prepared(text) for text in texts]):
-            found += tokenize(part, special=special, limit=limit)
-        return found
+            yield from tokenize(part, special=special, limit=limit)
 
     @property
     def _backend(self) -> Any:
