@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import subprocess
@@ -21,7 +22,7 @@ from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache
 from safe_embed.types import Event, MemorySample, Reason, Rung
 
 MIB = 2**20
-SECRET = "合言葉は山川豊"
+PLANTED = "合言葉は山川豊"
 TRIM, CACHE, TOKENIZER, MODEL, PROCESS = Rung
 RUNGS = (TRIM, CACHE, TOKENIZER, MODEL)
 
@@ -58,7 +59,7 @@ class World:
             self.taken.append(rung)
             self.now += self.seconds.get(rung, 0.0)
             if rung in self.failing:
-                raise OSError(SECRET)
+                raise OSError(PLANTED)
             for one in list(self.grown):
                 if one <= rung:
                     del self.grown[one]
@@ -191,8 +192,8 @@ def test_a_failed_rung_is_told_and_the_climb_goes_on(caplog: pytest.LogCaptureFi
         world.kinds()
     )
     assert [None, None, "OSError", None] == [event.error for event in world.events]
-    assert SECRET not in repr(world.events)
-    assert SECRET not in caplog.text
+    assert PLANTED not in repr(world.events)
+    assert PLANTED not in caplog.text
 
 
 @pytest.mark.parametrize("error", [SystemExit, MemoryError, RecursionError])
@@ -440,7 +441,8 @@ def test_whatever_happens(steps: list[Any]) -> None:
             if taken and not reached and reason.at_most > TRIM:
                 assert "unreached" == world.events[-1].kind
             elif taken and reached:
-                assert "remedy" == world.events[-1].kind
+                assert "unreached" != world.events[-1].kind
+                assert taken[-1] == world.events[-1].rung
         assert {event.kind for event in world.events if event.error} <= {"failed"}
         world.now += pause
 
@@ -464,7 +466,7 @@ def test_no_history_keeps_a_reachable_bound_from_being_reached(
     assert world.held <= world.base + 50 * MIB
 
 
-# trim() and clear_tokenizer_cache()
+# The remedies themselves
 
 _TRIM = """
 import json
@@ -574,3 +576,13 @@ def test_mecab_inside_a_japanese_tokenizer_is_made_anew() -> None:
     assert others - 1 == sys.getrefcount(old)
     assert before == [tokenizer.tokenize(text) for text in texts]
     assert len(before[1]) > 10
+
+
+def test_a_mecab_that_cannot_be_made_anew_leaves_the_old_one() -> None:
+    """The dictionary is gone: the remedy fails, and the tokenizer reads on with what it has."""
+    tokenizer = copy.deepcopy(models.bert_japanese().tokenizer)
+    before = tokenizer.tokenize("今日は雨です。")
+    tokenizer.mecab_kwargs = {"mecab_dic": "no-such-dictionary"}
+    with pytest.raises(ValueError, match="mecab_dic"):
+        clear_tokenizer_cache(tokenizer)
+    assert before == tokenizer.tokenize("今日は雨です。")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -141,6 +142,7 @@ def test_examples_of_the_rules_hold() -> None:
 def test_every_rule_decides_something(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any one rule an example comes out differently."""
     monkeypatch.setattr(morphemes, "RULES", RULES[:i] + RULES[i + 1 :])
+    monkeypatch.setattr(morphemes, "_IDLE", deque())  # the idle ones know what the rules said
 
     assert any(
         expected.split("|") != pieces(MorphemeSplitter(), text)
@@ -178,6 +180,7 @@ def test_refuses_what_cannot_work(arguments: dict[str, object]) -> None:
 
 def test_missing_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the dictionary the message says what to install."""
+    monkeypatch.setattr(morphemes, "_IDLE", deque())
     monkeypatch.setitem(sys.modules, "unidic_lite", None)
     with pytest.raises(ConfigError, match=r"pip install .*unidic-lite"):
         MorphemeSplitter().split("今日")
@@ -208,39 +211,47 @@ def test_is_a_small_value(again: object) -> None:
     assert hash(splitter) == hash(twin)
     assert "MorphemeSplitter(unit='morpheme', depth=None)" == repr(twin)
     assert len(pickle.dumps(splitter)) < 300
-    assert not hasattr(twin._own, "analyser")
     assert splitter.split("今日は晴れ") == twin.split("今日は晴れ")
     assert MorphemeSplitter("morpheme") != splitter
     assert isinstance(splitter, Splitter)
 
 
-def test_threads_have_taggers_of_their_own() -> None:
-    """Eight threads at once find what one finds, each with its own tagger."""
+def test_no_two_threads_use_one_tagger_at_a_time() -> None:
+    """Eight threads at once find what one finds; while one has an analyser, others get others."""
     splitter = MorphemeSplitter("morpheme")
     text = "今日は良い天気なので図書館で本を読んでいる。" * 50
     expected = splitter.split(text)
     together = threading.Barrier(8)
 
     def work(_: int) -> tuple[list[list[Span]], _Analyser]:
-        together.wait()
-        return [splitter.split(text) for _ in range(5)], splitter._analyser()
+        with morphemes._analyser() as analyser:
+            together.wait()
+        return [splitter.split(text) for _ in range(5)], analyser
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(work, range(8)))
 
     assert all(spans == expected for results, _ in found for spans in results)
-    assert 9 == len({id(analyser) for _, analyser in found} | {id(splitter._analyser())})
+    assert 8 == len({id(analyser) for _, analyser in found})
 
 
-def test_release_drops_the_tagger() -> None:
-    """After release() the next text gets a fresh tagger and the same spans."""
-    splitter = MorphemeSplitter()
-    expected = splitter.split("今日は晴れ")
-    old = splitter._analyser()
-    splitter.release()
+def test_taggers_are_used_again() -> None:
+    """New splitters load no new taggers, which fugashi would never free."""
+    MorphemeSplitter().split("今日は晴れ")
+    before = len(morphemes._IDLE)
+    for depth in (0, 1, 2, None):
+        MorphemeSplitter(depth=depth).split("今日は晴れ")
+    assert before == len(morphemes._IDLE)
 
-    assert expected == splitter.split("今日は晴れ")
-    assert old is not splitter._analyser()
+
+def test_a_failed_parse_gives_its_tagger_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on the way does not lose the analyser."""
+    MorphemeSplitter().split("今日は晴れ")
+    before = len(morphemes._IDLE)
+    monkeypatch.setattr(_Analyser, "bunsetsu", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        MorphemeSplitter().split("今日は晴れ")
+    assert before == len(morphemes._IDLE)
 
 
 def count_windows(text: str) -> list[int]:

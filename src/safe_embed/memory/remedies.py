@@ -11,7 +11,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Literal
+from copy import copy
+from typing import Any
 
 from safe_embed.memory.sampling import trim_heap
 from safe_embed.types import Event, MemorySample, Reason, Rung
@@ -25,6 +26,7 @@ _COST_FACTOR = 100
 # A failed rung is tried again after half a minute, then ever more rarely, at last once an hour.
 _FIRST_RETRY_SECONDS = 30.0
 _LAST_RETRY_SECONDS = 3600.0
+_MOST_DOUBLINGS = 10  # and no more: 2 ** 1024 is no float
 # How much a process must grow beyond what a trim could reach before it is trimmed again.
 _TRIM_MARGIN_BYTES = 4 * 2**20
 
@@ -54,10 +56,9 @@ def clear_tokenizer_cache(tokenizer: Any) -> None:
     model: Any = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
     if hasattr(model, "_clear_cache") and type(model).__name__ != "BPE":
         model._clear_cache()  # noqa: SLF001 there is no public way
-    words: Any = getattr(tokenizer, "word_tokenizer", None)
-    if hasattr(words, "__setstate__"):
-        # Those of BertJapaneseTokenizer leave MeCab out of their state, and load it anew.
-        words.__setstate__(words.__getstate__())
+    if hasattr(tokenizer, "word_tokenizer"):
+        # BertJapaneseTokenizer leaves MeCab out of its state, so that a copy loads it anew.
+        tokenizer.word_tokenizer = copy(tokenizer).word_tokenizer
 
 
 class Ladder:
@@ -82,41 +83,62 @@ class Ladder:
         self._measure = measure
         self._tell = tell
         self._clock = clock
-        self._learned = Rung.TRIM
+        # By the highest rung of a reason: which rung worked, and what could not be got under.
+        self._learned: dict[Rung, Rung] = {}
         self._floors: dict[Rung, int] = {}
         self._failures: dict[Rung, int] = {}
         self._not_before: dict[Rung, float] = {}
 
-    def climb(self, reason: Reason) -> Iterator[None]:
-        """Do what *reason* asks for, and report each step.
+    def climb(self, reason: Reason, seen: MemorySample | None = None) -> Iterator[None]:
+        """Do what *reason* asks for, and report each step; pause while a rung waits.
 
         A rung that fails is reported and tried again later, with back-off; the climb goes on. A
         bound that the highest rung does not reach is reported once, and obeyed again only when
-        the process has grown further.
-
-        Args:
-            reason: A bound to get under, or a rung to take.
-
-        Yields:
-            Nothing, while a rung waits.
+        the process has grown further, or a rung that failed may be tried again. *seen* is the
+        sample that gave the reason; without it one is taken.
         """
-        sample = self._measure()
-        if self._is_hopeless(reason, sample):
-            return
         rungs = self._route(reason)
+        if not rungs or self._is_hopeless(reason, seen or self._measure()):
+            return
+        sample: MemorySample | None = None
         for rung in rungs:
-            before = sample
-            if not (yield from self._take(rung, reason, before)):
-                continue
-            sample = self._measure()
+            sample, error = yield from self.take(rung, reason.text, sample)
             if _is_kept(reason, sample):
-                self._learned = rung
-                self._floors.pop(reason.at_most, None)
+                if error is None and reason.bound_bytes is not None:
+                    self._learned[reason.at_most] = rung
+                    self._floors.pop(reason.at_most, None)
                 return
-        if rungs and reason.bound_bytes is not None and sample.held_bytes is not None:
+        if sample is not None and sample.held_bytes is not None and reason.rung is None:
             self._floors[reason.at_most] = sample.held_bytes
             if reason.at_most > Rung.TRIM:
                 self._tell(Event("unreached", reason.text, rungs[-1], sample, sample, 0.0))
+
+    def take(
+        self, rung: Rung, text: str, before: MemorySample | None = None
+    ) -> Generator[None, None, tuple[MemorySample, BaseException | None]]:
+        """Take one rung now, even if it failed a moment ago, and report it.
+
+        *text* says why, and *before* is a sample just taken, if there is one. Gives a sample taken
+        after it, and what made it fail, if anything.
+        """
+        before = before or self._measure()
+        started = self._clock()
+        error: BaseException | None = None
+        try:
+            waiting = self._remedies[rung]()
+            if waiting is not None:
+                yield from waiting
+        except (Exception, SystemExit) as raised:  # a loader is code of the user's own
+            logger.debug("the failed rung", exc_info=True)
+            error = raised.with_traceback(None)  # its frames hold the model that was refused
+        seconds = self._clock() - started
+        self._schedule(rung, seconds, failed=error is not None)
+        after = self._measure()
+        if error is None:
+            self._tell(Event("remedy", text, rung, before, after, seconds))
+        else:
+            self._tell(Event("failed", text, rung, before, after, seconds, type(error).__name__))
+        return after, error
 
     def _route(self, reason: Reason) -> list[Rung]:
         """List the rungs to take: from the cheapest, past those that did not help last time."""
@@ -126,36 +148,21 @@ class Ladder:
         ]
         if reason.rung is not None:
             return [rung for rung in open_rungs if rung == reason.rung]
+        learned = self._learned.get(reason.at_most, Rung.TRIM)
+        if learned not in open_rungs:  # what helped last time cannot now
+            learned = Rung.TRIM
         return [
             rung
             for rung in open_rungs
-            if rung <= reason.at_most and (rung == Rung.TRIM or rung >= self._learned)
+            if rung <= reason.at_most and (rung == Rung.TRIM or rung >= learned)
         ]
-
-    def _take(
-        self, rung: Rung, reason: Reason, before: MemorySample
-    ) -> Generator[None, None, bool]:
-        """Take one rung; tell how it went; give whether it succeeded."""
-        started = self._clock()
-        error: str | None = None
-        try:
-            waiting = self._remedies[rung]()
-            if waiting is not None:
-                yield from waiting
-        except Exception as raised:
-            error = type(raised).__name__
-            logger.debug("the failed rung", exc_info=True)
-        seconds = self._clock() - started
-        self._schedule(rung, seconds, failed=error is not None)
-        kind: Literal["remedy", "failed"] = "remedy" if error is None else "failed"
-        self._tell(Event(kind, reason.text, rung, before, self._measure(), seconds, error))
-        return error is None
 
     def _schedule(self, rung: Rung, seconds: float, *, failed: bool) -> None:
         """Say when a rung may be taken next."""
         self._failures[rung] = self._failures.get(rung, 0) + 1 if failed else 0
         if failed:
-            wait = min(_FIRST_RETRY_SECONDS * 2 ** (self._failures[rung] - 1), _LAST_RETRY_SECONDS)
+            doublings = min(self._failures[rung] - 1, _MOST_DOUBLINGS)
+            wait = min(_FIRST_RETRY_SECONDS * 2**doublings, _LAST_RETRY_SECONDS)
         else:
             wait = seconds * _COST_FACTOR if rung == Rung.TRIM else 0.0
         self._not_before[rung] = self._clock() + wait
@@ -165,8 +172,18 @@ class Ladder:
         floor = self._floors.get(reason.at_most)
         if reason.bound_bytes is None or floor is None or sample.held_bytes is None:
             return False
+        if reason.bound_bytes >= floor or self._may_retry(reason.at_most):
+            return False
         margin = _TRIM_MARGIN_BYTES if reason.at_most == Rung.TRIM else floor // 10
         return sample.held_bytes <= floor + margin
+
+    def _may_retry(self, at_most: Rung) -> bool:
+        """Whether a rung that failed, and might have reached the bound, has waited long enough."""
+        now = self._clock()
+        return any(
+            failures and rung <= at_most and now >= self._not_before[rung]
+            for rung, failures in self._failures.items()
+        )
 
 
 def _is_kept(reason: Reason, sample: MemorySample) -> bool:

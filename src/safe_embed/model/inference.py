@@ -147,20 +147,10 @@ class Inference:
     def encode_chunks(
         self, request: Request, *, want_spans: bool = True
     ) -> Steps[list[ChunkedText]]:
-        """Embed texts, and give the vectors of their chunks.
+        """Embed texts and give the vectors of their chunks; pause after each batch.
 
-        Args:
-            request: What to embed.
-            want_spans: Whether the end of a truncated text must be known, which costs a search.
-
-        Yields:
-            Nothing, after every batch.
-
-        Returns:
-            One value a text, in order.
-
-        Raises:
-            TextTooLongError: If ``on_long="error"`` and texts do not fit.
+        *want_spans*: whether the end of a truncated text must be known, which costs a search.
+        TextTooLongError comes before anything is computed.
         """
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or bool(request.pool_options)
@@ -185,17 +175,7 @@ class Inference:
         return found
 
     def encode(self, request: Request) -> Steps[FloatArray]:
-        """Embed texts.
-
-        Args:
-            request: What to embed; at least one text.
-
-        Yields:
-            Nothing, after every batch.
-
-        Returns:
-            Text embeddings, shape (n_texts, dimension).
-        """
+        """Embed one text or more, shape (n_texts, dimension); pause after each batch."""
         found = yield from self.encode_chunks(request, want_spans=False)
         return np.stack([one.pooled() for one in found])
 

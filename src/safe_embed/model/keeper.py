@@ -181,13 +181,13 @@ class Keeper:
             _, error = yield from self._ladder.take(Rung.MODEL, text)
             ended.append(error)
 
-        self._climb = climb()  # watch() drives it, and starts no other meanwhile
-        while not ended:
+        self._climb = mine = climb()  # watch() drives it, and starts no other meanwhile
+        while self._climb is mine:
             yield
-        if (error := ended.pop()) is not None:
+        if ended != [None]:
             left = "the old one serves on" if self._lost is None else "there is none now"
             msg = f"The model could not be loaded anew; {left}. See the error before this one."
-            raise ReloadError(msg) from error
+            raise ReloadError(msg) from next(iter(ended), None)
 
     def _asked_for(self) -> Iterator[None] | None:
         """Ask the policy; give the climb that it asks for."""
@@ -262,9 +262,6 @@ class Keeper:
 
     def _clear_caches(self) -> None:
         clear_tokenizer_cache(self.inference.tokenizer)
-        for splitter in self.inference.settings.chunker.ladder:
-            if release := getattr(splitter, "release", None):
-                release()
         self._give_back()
 
     def _renew_tokenizer(self) -> None:

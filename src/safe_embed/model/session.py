@@ -249,11 +249,7 @@ class _Line:
             self._changed.notify()
 
     def next(self, timeout: float | None) -> _Job | None:
-        """Take the call whose turn it is; ``None`` if none came in time.
-
-        Raises:
-            _LineClosedError: When nobody will come any more.
-        """
+        """Take the call whose turn it is, ``None`` if none came in time; raise when closed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._active or self._waiting or self._is_closed, timeout

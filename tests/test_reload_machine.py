@@ -1,0 +1,204 @@
+"""Whatever happens to an encoder between two calls, its results are those of one left alone."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import models
+from safe_embed import ReloadError, SafeEncoder
+from safe_embed.memory.policies import EveryCalls, EveryTokens, MemoryGrowth
+from safe_embed.model import keeper as keeper_module
+from safe_embed.model.keeper import Keeper
+from safe_embed.types import MemorySample, Reason, Rung
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MIB = 2**20
+FAULTS = ("raises", "other", "no model")
+_PATCHED: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A reference that never reloads; no waits between attempts; quick full collections."""
+    path = tmp_path_factory.mktemp("machine")
+    models.small().save(str(path))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(keeper_module, "_RETRY_SECONDS", 0.0)
+    gc.collect()
+    gc.freeze()
+    with SafeEncoder(path, reload=None) as reference:
+        _PATCHED.update(path=path, reference=reference, patch=patch)
+        yield
+    gc.unfreeze()
+    patch.undo()
+    _PATCHED.clear()
+
+
+class Reloads(RuleBasedStateMachine):
+    """Encode, reload at every rung, fail, change weights, jump in memory, close: nothing is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scratch = tempfile.TemporaryDirectory()
+        self.fault: str | None = None
+        self.room = True
+        self.jump = 0
+        self.folder = Path(shutil.copytree(_PATCHED["path"], Path(self.scratch.name) / "model"))
+        _PATCHED["patch"].setattr(Keeper, "_has_room", lambda _: self.room)
+        self.open(0, from_folder=False)
+
+    def load(self) -> SentenceTransformer | None:
+        """The loader, with its faults."""
+        from sentence_transformers import SentenceTransformer
+
+        if self.fault == "raises":
+            raise ConnectionError
+        if self.fault == "no model":
+            return None
+        model = SentenceTransformer(str(self.folder), device="cpu")
+        if self.fault == "other":
+            import torch
+
+            with torch.no_grad():
+                for weight in model[0].auto_model.encoder.parameters():
+                    weight.mul_(-1)
+        return model
+
+    def measure(self, **options: bool) -> MemorySample:
+        """What the process holds, by this script: a jump goes away with what a rung gives back."""
+        return replace(self.sampler(**options), rss_anon_bytes=500 * MIB + self.jump)
+
+    def open(self, kind: int, *, from_folder: bool) -> None:
+        """Make an encoder."""
+        policies: tuple[Any, ...] = (
+            None,
+            EveryCalls(3, jitter=0),
+            MemoryGrowth("50 MiB", cool_down_seconds=0),
+            EveryTokens(100, jitter=0) | MemoryGrowth("50 MiB"),
+        )
+        self.fault, self.from_folder = None, from_folder
+        self.encoder = SafeEncoder(
+            self.folder if from_folder else self.load, reload=policies[kind], hooks=[self.shrink]
+        )
+        self.keeper = self.encoder._session.keeper
+        self.sampler = self.keeper._sampler.take
+        self.keeper._sampler.take = self.measure  # type: ignore[method-assign]
+        self.missing = False
+
+    def shrink(self, event: Any) -> None:
+        """The higher the rung, the more is given back."""
+        if event.kind == "remedy":
+            self.jump //= int(event.rung)
+
+    @rule(kind=st.integers(0, 3), from_folder=st.booleans())
+    def reopen(self, kind: int, *, from_folder: bool) -> None:
+        """Close, and begin anew."""
+        self.encoder.close()
+        self.open(kind, from_folder=from_folder)
+
+    @rule(texts=st.lists(models.japanese(max_size=25), max_size=5))
+    def encode(self, texts: list[str]) -> None:
+        """Results are those of the reference; without a model there is an error and no result."""
+        self.compare(texts)
+
+    @rule(start=st.integers(0, 50))
+    def encode_long(self, start: int) -> None:
+        """The same with a text of many chunks."""
+        self.compare([models.long_text(20, start), "雨"])
+
+    def compare(self, texts: list[str]) -> None:
+        """Encode, and compare with the reference."""
+        expected = _PATCHED["reference"].encode(texts)
+        try:
+            found = self.encoder.encode(texts)
+        except ReloadError:
+            # There was no room for two models, and the new one did not come.
+            assert self.fault is not None
+            assert self.keeper.model is None
+        else:
+            np.testing.assert_array_equal(expected, found)
+
+    @rule(rung=st.sampled_from([Rung.TRIM, Rung.TOKENIZER_CACHE, Rung.TOKENIZER, Rung.MODEL]))
+    def climb(self, rung: Rung) -> None:
+        """Take a rung, as a policy would."""
+        ladder = self.keeper._ladder
+        try:
+            self.encoder._session.run(lambda _: ladder.climb(Reason("machine", rung=rung)))
+        except ReloadError:
+            assert self.fault is not None
+
+    @rule(grown=st.integers(40, 400))
+    def grow(self, grown: int) -> None:
+        """Memory jumps."""
+        self.jump += grown * MIB
+
+    @rule(room=st.booleans())
+    def change_room(self, *, room: bool) -> None:
+        """There is room for two models, or no more."""
+        self.room = room
+
+    @precondition(lambda self: not self.from_folder)
+    @rule(fault=st.none() | st.sampled_from(FAULTS))
+    def change_loader(self, fault: str | None) -> None:
+        """The loader breaks, or is right again."""
+        self.fault = fault
+
+    @rule()
+    def reload(self) -> None:
+        """By hand: it works, unless something is wrong."""
+        reloads = self.encoder.stats.reloads
+        try:
+            self.encoder.reload()
+        except ReloadError:
+            assert self.fault is not None
+        else:
+            assert self.encoder.stats.reloads > reloads
+
+    @precondition(lambda self: self.from_folder)
+    @rule(harm=st.sampled_from(["gone", "touched", "swapped"]))
+    def spoil_the_folder(self, harm: str) -> None:
+        """Files are not what they were: no reload, nothing lost; then they are put right."""
+        away = self.folder.rename(self.folder.with_name("away"))
+        if harm != "gone":
+            shutil.copytree(away, self.folder)
+            (self.folder / "model.safetensors").write_bytes(harm.encode())
+        with pytest.raises(ReloadError):
+            self.encoder.reload()
+        self.compare(["雨", models.long_text(9)])
+        if harm != "gone":
+            shutil.rmtree(self.folder)
+        away.rename(self.folder)
+
+    @invariant()
+    def calls_are_counted(self) -> None:
+        """Only what went wrong is told as failed, by the type of the error."""
+        for event in self.encoder.stats.events:
+            assert (event.kind == "failed") == (event.error is not None)
+
+    def teardown(self) -> None:
+        """Close."""
+        self.encoder.close()
+        self.scratch.cleanup()
+
+
+TestReloads = Reloads.TestCase
+TestReloads.settings = settings(
+    max_examples=15,
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
