@@ -197,8 +197,8 @@ class Reloads(RuleBasedStateMachine):
 
 TestReloads = Reloads.TestCase
 TestReloads.settings = settings(
-    max_examples=15,
-    stateful_step_count=15,
+    max_examples=25,
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -132,7 +132,7 @@ class Keeper:
         except StopIteration:
             self._climb = None
         except Exception:  # a policy is code of the user's own, and must not end the thread
-            logger.warning("the policy failed", exc_info=True)
+            logger.warning("the policy, or what it asked for, failed", exc_info=True)
             self._climb = None
         return self._climb is not None
 
