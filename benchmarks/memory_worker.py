@@ -1,4 +1,4 @@
-"""A worker that embeds texts of all lengths for a while and tells what it holds; run by test_memory.
+"""A worker that embeds texts of all lengths and tells what it holds; run by test_memory.
 
 ``python memory_worker.py MODEL ARM CALLS`` prints one JSON object.
 """

@@ -376,8 +376,6 @@ class SafeEncoder(DropIn):
     ) -> Iterator[np.ndarray[Any, Any]]:
         """Embed texts one after the other as they come, in constant memory.
 
-        >>> vectors = encoder.encode_stream(line.strip() for line in file)  # doctest: +SKIP
-
         Args:
             inputs: Anything that gives texts; read only as far as the vectors are taken.
             prompt_name: As for :meth:`encode`.
