@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 OFFLINE = "offline"
 _LOADING_POLL_SECONDS = 0.001
 Fingerprint = tuple[tuple[str, int, int], ...]
+# One load at a time. transformers 4 changes torch while it loads: of two loads at once, and in all
+# later ones, weights stay empty (29 of 40 at once failed on 4.57). By process, so that a fork
+# inherits no lock that is held. A user's own loader is not locked: it may make an encoder itself.
+_LOADS: dict[int, threading.Lock] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,23 @@ class ModelSource:
         """
         from sentence_transformers import SentenceTransformer
 
-        if self.is_loaded:
-            model = self.spec
-        elif callable(self.spec):
-            model = self.spec()
-        else:
-            self._check_options(SentenceTransformer)
-            spec = os.fspath(self.spec)
-            path = str(offline.model_path()) if spec == OFFLINE else spec
-            model = SentenceTransformer(path, **self.options)
+        model = self._load(SentenceTransformer)
         if not isinstance(model, SentenceTransformer):
             msg = f"The loader gave {type(model).__name__}. It must give a SentenceTransformer."
             raise ConfigError(msg)
         check_module(model[0])
         return model.eval()
+
+    def _load(self, kind: type[SentenceTransformer]) -> Any:
+        if self.is_loaded:
+            return self.spec
+        if callable(self.spec):
+            return self.spec()
+        self._check_options(kind)
+        spec = os.fspath(self.spec)
+        path = str(offline.model_path()) if spec == OFFLINE else spec
+        with _LOADS.setdefault(os.getpid(), threading.Lock()):
+            return kind(path, **self.options)
 
     def tokenizer_of(self, model: SentenceTransformer) -> Any:
         """Give the tokenizer to read texts with.
