@@ -26,7 +26,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "model": GROUND | MIDDLE | {"model.loader"},
     "model.loader": GROUND | MIDDLE | {"model", "offline"},
     "inputs": GROUND,
-    "drop_in": GROUND | MIDDLE | {"model", "model.loader"},
+    "drop_in": GROUND | MIDDLE | {"inputs", "model", "model.loader"},
     "encoder": GROUND | MIDDLE | {"inputs", "drop_in", "model", "model.loader"},
     "": GROUND | MIDDLE | {"model", "model.loader", "offline", "encoder"},
     "diagnosis": GROUND | MIDDLE | FACADE | {"model", "model.loader"},

@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,3 +218,16 @@ def test_a_ladder_begins_with_the_users_own(first: Splitter, names: list[str]) -
     assert names == [type(rung).__name__ for rung in rungs]
     assert rungs == pickle.loads(pickle.dumps(rungs))  # noqa: S301
     assert ["「今日、", "雨」"] == pieces("「今日、雨」", rungs[-1])  # every bracket is open
+
+
+@pytest.mark.parametrize("piece", [1, None, (1, 2, 3), ("a", "b"), b"abc"])
+def test_a_function_that_gives_no_pieces(piece: object) -> None:
+    """What is neither a str nor a pair of numbers is refused, with what is needed."""
+    with pytest.raises(ConfigError, match=r"\(start, end\) pairs"):
+        FunctionSplitter(lambda _: [piece]).split("春夏秋冬")  # type: ignore[arg-type]
+
+
+def test_a_function_that_gives_numpy_pairs() -> None:
+    """Offsets of another library may be numpy's integers."""
+    pairs = np.array([[0, 2], [2, 4]])
+    assert [(0, 2), (2, 4)] == FunctionSplitter(lambda _: pairs).split("春夏秋冬")  # type: ignore[arg-type]

@@ -257,3 +257,11 @@ def test_sentences_is_an_older_name_of_inputs() -> None:
         encoder.encode.__name__,
         encoder.encode.__doc__,
     )
+
+
+@pytest.mark.parametrize("unordered", [{"春", "夏"}, frozenset({"春"})])
+def test_a_set_has_no_order(unordered: object) -> None:
+    """A set is refused; the keys of a dict, which have an order, are not."""
+    with pytest.raises(InvalidTextError, match="set"):
+        check_texts(unordered)
+    assert (["春", "夏"], False) == check_texts({"春": 1, "夏": 2}.keys())

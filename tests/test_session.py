@@ -1049,6 +1049,33 @@ def test_aencode_gives_what_encode_gives(saved: Path, expected: Any) -> None:
         asyncio.run(main(encoder))
 
 
+def test_aencode_waits_for_a_model_without_blocking(saved: Path, expected: Any) -> None:
+    """Between drop and load there is no model to ask; the loop goes on before and after the call."""
+    loader = Loader(saved)
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - started)
+
+    async def main(encoder: SafeEncoder) -> None:
+        ticker = asyncio.create_task(tick())
+        await asyncio.sleep(0.05)
+        for _ in range(3):  # each call ends in a reload, which the next one meets
+            np.testing.assert_array_equal(expected, await encoder.aencode(TEXTS))
+        ticker.cancel()
+
+    with SafeEncoder(loader, reload=EveryCalls(1, jitter=0)) as encoder:
+        keeper_of(encoder)._has_room = lambda: False  # type: ignore[method-assign]
+        loader.fault = lambda: time.sleep(1.5)
+        asyncio.run(main(encoder))
+        loader.fault = None
+    assert loader.loads >= 3
+    assert max(gaps) < 1.0
+
+
 def test_aencode_never_blocks_the_loop(saved: Path) -> None:
     """While a slow model works and another loads, a task beside it keeps ticking."""
 

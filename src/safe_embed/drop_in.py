@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.errors import ConfigError
+from safe_embed.inputs import check_positive
 from safe_embed.model.loader import stop_pool
 from safe_embed.types import Stats
 
@@ -29,11 +30,6 @@ class DropIn:
     encode: Any  # SafeEncoder's own
 
     @property
-    def _is_half(self) -> bool:
-        """Whether upstream gives float16 arrays for this model; bfloat16 has no numpy type."""
-        return str(self.dtype) == "torch.float16"
-
-    @property
     def _model(self) -> SentenceTransformer:
         return self._session.model
 
@@ -49,9 +45,9 @@ class DropIn:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if value < 1:
-            msg = f"max_seq_length must be a positive integer, got {value}."
-            raise ConfigError(msg)
+        if value is None:
+            raise ConfigError("max_seq_length must be a positive integer, got None.")
+        check_positive("max_seq_length", value)
 
         def change(work: Any) -> None:
             work.model.max_seq_length = value

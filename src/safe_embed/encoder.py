@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from safe_embed.drop_in import DropIn
-from safe_embed.errors import ConfigError, InvalidTextError
-from safe_embed.inputs import accept_sentences, check_text, check_texts
+from safe_embed.errors import ConfigError
+from safe_embed.inputs import (
+    accept_sentences,
+    check_choice,
+    check_positive,
+    check_texts,
+    portions,
+)
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
@@ -44,9 +50,6 @@ logger = logging.getLogger("safe_embed")
 # encode_document takes the first of these prompts that the model has, as sentence-transformers
 # does.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-# How many texts a stream holds at a time, in characters and in number.
-_STREAM_CHARS = 200_000
-_STREAM_TEXTS = 1024
 
 
 class SafeEncoder(DropIn):
@@ -99,10 +102,10 @@ class SafeEncoder(DropIn):
         hooks: Iterable[Hook] = (),
         **sentence_transformer_options: Any,
     ) -> None:
-        _check_choice("on_long", on_long, get_args(OnLong))
-        _check_choice("chunks", chunks, get_args(Mode))
-        _check_positive("max_chunk_tokens", max_chunk_tokens)
-        _check_positive("max_batch_tokens", max_batch_tokens)
+        check_choice("on_long", on_long, get_args(OnLong))
+        check_choice("chunks", chunks, get_args(Mode))
+        check_positive("max_chunk_tokens", max_chunk_tokens)
+        check_positive("max_batch_tokens", max_batch_tokens)
         if on_long == "truncate" and chunks == "spans":
             msg = (
                 "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
@@ -404,7 +407,9 @@ class SafeEncoder(DropIn):
                 "(2, dimension)."
             )
             raise ConfigError(msg)
-        if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, str | bytes | Mapping | set | frozenset) or not isinstance(
+            inputs, Iterable
+        ):
             msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; encode takes one."
             raise ConfigError(msg)
         options = (prompt_name, prompt, batch_size, False, None, None, None, kwargs)
@@ -414,7 +419,7 @@ class SafeEncoder(DropIn):
 
         def vectors() -> Iterator[np.ndarray[Any, Any]]:
             first = 0
-            for texts in filter(None, _portions(inputs)):
+            for texts in filter(None, portions(inputs)):
                 request = replace(self._request(texts, *options), first_index=first)
                 first += len(texts)
                 found: FloatArray = self._session.run(Inference.encode, request)
@@ -466,6 +471,8 @@ class SafeEncoder(DropIn):
         """Encode; where the session is needed, let the caller wait for it, in its own way."""
         texts, single = check_texts(inputs)
         check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
+        if self._session.keeper.model is None:  # between drop and load nobody is to be blocked
+            yield self._session.submit(lambda _: None)
         request = self._request(
             texts,
             prompt_name,
@@ -478,8 +485,11 @@ class SafeEncoder(DropIn):
             kwargs,
         )
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        # Asked for now: when the vectors come, the model may be between drop and load.
+        model_is = self.dtype, request.device or self.device
+        form = {"tensor": convert_to_tensor, "array": convert_to_numpy}
         if output_value != "sentence_embedding":
-            _check_choice("output_value", output_value, ("token_embeddings", None))
+            check_choice("output_value", output_value, ("token_embeddings", None))
             options = {
                 "output_value": output_value,
                 "precision": precision,
@@ -490,12 +500,10 @@ class SafeEncoder(DropIn):
                 raw = yield self._session.submit(Inference.encode_raw, request, options)
             return raw[0] if single else raw
         if not texts:
-            return self._in_form(None, tensor=convert_to_tensor, array=convert_to_numpy)
+            return _in_form(None, *model_is, **form)
         vectors = yield self._session.submit(Inference.encode, request)
         vectors = finish(vectors, dim, unit_length=normalize_embeddings)
-        found = self._in_form(
-            quantize(vectors, precision), tensor=convert_to_tensor, array=convert_to_numpy
-        )
+        found = _in_form(quantize(vectors, precision), *model_is, **form)
         return found[0] if single else found
 
     def _request(
@@ -511,7 +519,7 @@ class SafeEncoder(DropIn):
         model_kwargs: dict[str, Any],
     ) -> Request:
         """Check the arguments that all ways to embed share."""
-        _check_positive("batch_size", batch_size)
+        check_positive("batch_size", batch_size)
         self._check_model_kwargs(model_kwargs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -526,21 +534,28 @@ class SafeEncoder(DropIn):
             {"pool": pool, "device": device, "chunk_size": chunk_size} if elsewhere else {},
         )
 
-    def _in_form(self, vectors: np.ndarray[Any, Any] | None, *, tensor: bool, array: bool) -> Any:
-        """Give vectors in the form that the caller asked for; ``None`` for no texts at all."""
-        if array and not tensor:
-            if vectors is None:
-                return np.array([])
-            is_half = self._is_half and vectors.dtype == np.float32
-            return vectors.astype(np.float16) if is_half else vectors
-        import torch
 
+def _in_form(
+    vectors: np.ndarray[Any, Any] | None, dtype: Any, device: Any, *, tensor: bool, array: bool
+) -> Any:
+    """Give vectors in the form that the caller asked for; ``None`` for no texts at all.
+
+    *dtype* and *device* are those of the model: as upstream, a tensor has both, and an array of a
+    float16 model is float16; bfloat16 has no numpy type.
+    """
+    if array and not tensor:
         if vectors is None:
-            return torch.tensor([], device=self.device) if tensor else []
-        found = torch.from_numpy(vectors)
-        if vectors.dtype == np.float32:
-            found = found.to(self.device, self.dtype)
-        return found if tensor else list(found)
+            return np.array([])
+        is_half = str(dtype) == "torch.float16" and vectors.dtype == np.float32
+        return vectors.astype(np.float16) if is_half else vectors
+    import torch
+
+    if vectors is None:
+        return torch.tensor([], device=device) if tensor else []
+    found = torch.from_numpy(vectors)
+    if vectors.dtype == np.float32:
+        found = found.to(device, dtype)
+    return found if tensor else list(found)
 
 
 def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
@@ -551,35 +566,3 @@ def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
             future = steps.send(wait_for(future))
     except StopIteration as done:
         return done.value
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        msg = f"{name}={value!r} is not known. Use one of {', '.join(map(repr, choices))}."
-        raise ConfigError(msg)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    # An array's integer will do; True is no number of anything.
-    if value is not None and (
-        not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
-    ):
-        msg = f"{name} must be a positive integer, got {value}."
-        raise ConfigError(msg)
-
-
-def _portions(inputs: Iterable[str]) -> Iterator[list[str]]:
-    """Gather checked texts into portions; those before an error come before it."""
-    portion: list[str] = []
-    chars = 0
-    for index, text in enumerate(inputs):
-        try:
-            portion.append(check_text(text, index))
-        except InvalidTextError:
-            yield portion
-            raise
-        chars += len(text)
-        if chars >= _STREAM_CHARS or len(portion) >= _STREAM_TEXTS:
-            yield portion
-            portion, chars = [], 0
-    yield portion

@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from safe_embed.errors import InvalidTextError
+import numpy as np
+
+from safe_embed.errors import ConfigError, InvalidTextError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# How many texts a stream holds at a time, in characters and in number.
+_STREAM_CHARS = 200_000
+_STREAM_TEXTS = 1024
 
 _FIX = "Every input must be a str. Convert or drop it first."
 _FIX_JA = "入力はすべて str でなければなりません。変換するか、取り除いてください。"
@@ -32,7 +38,10 @@ def check_texts(inputs: Any) -> tuple[list[str], bool]:
     """
     if isinstance(inputs, str):
         return [check_text(inputs, None)], True
-    if isinstance(inputs, bytes | bytearray | Mapping) or not _gives_items(inputs):
+    # A set has no order that vectors could keep.
+    if isinstance(inputs, bytes | bytearray | Mapping | set | frozenset) or not _gives_items(
+        inputs
+    ):
         msg = f"inputs is {_kind(inputs)}. Pass a str, or a list of str.\n{_FIX_JA}"
         raise InvalidTextError(msg)
     return [check_text(text, index) for index, text in enumerate(inputs)], False
@@ -66,6 +75,67 @@ def check_text(text: Any, index: int | None) -> str:
         )
         raise InvalidTextError(msg, index or 0, position)
     return str.__str__(text)  # str() of a member of a str Enum is its name
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Refuse what is not among the choices.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        choices: What may be given.
+
+    Raises:
+        ConfigError: If *value* is none of them.
+    """
+    if value not in choices:
+        msg = f"{name}={value!r} is not known. Use one of {', '.join(map(repr, choices))}."
+        raise ConfigError(msg)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse what is no whole number from 1 on.
+
+    Args:
+        name: Of the argument.
+        value: What was given; ``None`` leaves it open.
+
+    Raises:
+        ConfigError: If *value* is anything else.
+    """
+    # An array's integer will do; True is no number of anything.
+    if value is not None and (
+        not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
+    ):
+        msg = f"{name} must be a positive integer, got {value!r}."
+        raise ConfigError(msg)
+
+
+def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
+    """Gather the texts of a stream into portions of bounded size, checked.
+
+    Args:
+        inputs: Anything that gives texts; read only as far as portions are taken.
+
+    Yields:
+        Texts, in order, perhaps none.
+
+    Raises:
+        InvalidTextError: If an input is no text; what stands before it is given first.
+    """
+    portion: list[str] = []
+    chars = 0
+    for index, text in enumerate(inputs):
+        try:
+            portion.append(check_text(text, index))
+        except InvalidTextError:
+            yield portion
+            raise
+        chars += len(text)
+        if chars >= _STREAM_CHARS or len(portion) >= _STREAM_TEXTS:
+            yield portion
+            portion, chars = [], 0
+    yield portion
 
 
 def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
 from safe_embed.errors import ConfigError
 from safe_embed.text.graphemes import spans_between
@@ -80,7 +82,8 @@ class FunctionSplitter:
             The spans in order; they tile the text.
 
         Raises:
-            ConfigError: If a piece is not in the text, or the pieces are out of order.
+            ConfigError: If a piece is neither a str nor a pair, is not in the text, or is out of
+                order.
         """
         starts: list[int] = []
         at = 0
@@ -99,12 +102,19 @@ class FunctionSplitter:
         return spans_between([start for start in starts[1:] if start], len(text))
 
     @staticmethod
-    def _locate(text: str, piece: str | tuple[int, int], at: int) -> tuple[int, int]:
+    def _locate(text: str, piece: Any, at: int) -> tuple[int, int]:
         if isinstance(piece, str):
             start = text.find(piece, at)
             return start, start + len(piece)
-        start, end = piece
-        return start, end
+        try:
+            start, end = piece
+            return index(start), index(end)
+        except (TypeError, ValueError):
+            msg = (
+                f"A splitter function gave {type(piece).__name__}. It must give the pieces of the "
+                "text as str, or (start, end) pairs of int."
+            )
+            raise ConfigError(msg) from None
 
 
 def check_tiling(text: str, spans: Sequence[tuple[int, int]], splitter: object) -> list[Span]:
