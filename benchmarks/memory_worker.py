@@ -35,8 +35,8 @@ def texts(calls: int) -> Iterator[str]:
         yield pool[start : start + length]
 
 
-def build(kind: str) -> Any:
-    """Make a model: ``offline``, ``tiny`` (2 random layers), or ``ruri`` (its shape, random)."""
+def build(kind: str) -> str:
+    """Make a model: ``offline``, ``tiny`` (2 random layers), or ``ruri`` (its shape); a folder."""
     from safe_embed.offline import model_path
 
     if kind == "offline":
@@ -87,18 +87,18 @@ def build(kind: str) -> Any:
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformer = models.Transformer(folder, max_seq_length=limit)
-    return SentenceTransformer(
-        modules=[transformer, models.Pooling(network.config.hidden_size)], device="cpu"
-    )
+    chain = [transformer, models.Pooling(network.config.hidden_size)]
+    whole = tempfile.mkdtemp()
+    SentenceTransformer(modules=chain, device="cpu").save(whole)
+    return whole
 
 
-def encoder(model: Any, arm: str) -> Callable[[str], Any]:
+def encoder(model: str, arm: str) -> Callable[[str], Any]:
     """Give the function that the arm calls."""
     if arm == "raw":
         from sentence_transformers import SentenceTransformer
 
-        plain = SentenceTransformer(model, device="cpu") if isinstance(model, str) else model
-        return plain.encode
+        return SentenceTransformer(model, device="cpu").encode
     from safe_embed import SafeEncoder
 
     return SafeEncoder(model, reload=None if arm == "no policy" else "default").encode

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,10 @@ RUNGS = (TRIM, CACHE, TOKENIZER, MODEL)
 
 @dataclass
 class World:
-    """A process that holds memory of four kinds, each given back by one rung and those above it."""
+    """A process that holds memory of four kinds, each given back by one rung and those above it.
+
+    But what is *kept_by_higher* rungs only its own gives back.
+    """
 
     base: int = 500 * MIB
     grown: dict[Rung, int] = field(default_factory=dict)
@@ -39,6 +43,7 @@ class World:
     taken: list[Rung] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     measured: int = 0
+    kept_by_higher: Rung | None = None
 
     def __post_init__(self) -> None:
         remedies: dict[Rung, Remedy] = {rung: self._remedy(rung) for rung in RUNGS}
@@ -61,7 +66,7 @@ class World:
             if rung in self.failing:
                 raise OSError(PLANTED)
             for one in list(self.grown):
-                if one <= rung:
+                if one == rung or (one < rung and one != self.kept_by_higher):
                     del self.grown[one]
 
         return take
@@ -129,6 +134,18 @@ def test_the_rung_that_worked_is_remembered() -> None:
     assert [TRIM, CACHE] == world.under()
 
 
+def test_what_is_passed_over_comes_last() -> None:
+    """A new model keeps its tokenizer: where it does not help as last time, the tokenizer may."""
+    world = World(grown={MODEL: 100 * MIB})
+    world.under()
+    world.kept_by_higher = TOKENIZER
+    world.grown = {TOKENIZER: 100 * MIB}
+    assert [TRIM, MODEL, CACHE, TOKENIZER] == world.under()
+    assert "remedy" == world.events[-1].kind
+    world.grown = {TOKENIZER: 100 * MIB}
+    assert [TRIM, TOKENIZER] == world.under()
+
+
 def test_a_remembered_rung_does_not_hide_the_cheaper_ones_from_a_humbler_reason() -> None:
     """What only a new model cured for one policy is no lesson for one that allows a tokenizer."""
     world = World(grown={MODEL: 400 * MIB})
@@ -151,7 +168,7 @@ def test_a_failing_remembered_rung_brings_the_cheaper_ones_back() -> None:
     world.under()
     world.failing = {MODEL}
     world.grown = {MODEL: 100 * MIB}
-    assert [TRIM, MODEL] == world.under()
+    assert [TRIM, MODEL, CACHE, TOKENIZER] == world.under()
     world.grown = {TOKENIZER: 300 * MIB}
     assert [TRIM, CACHE, TOKENIZER] == world.under()
 
@@ -432,7 +449,10 @@ def test_whatever_happens(steps: list[Any]) -> None:
         taken = world.climb(
             bound_bytes=reason.bound_bytes, rung=reason.rung, at_most=reason.at_most
         )
-        assert sorted(set(taken)) == taken
+        again = next((at for at, (one, other) in enumerate(pairwise(taken), 1) if one > other), 0)
+        first, then = (taken[:again], taken[again:]) if again else (taken, [])
+        assert (sorted(first), sorted(then)) == (first, then)  # those passed over come last
+        assert len(set(taken)) == len(taken)
         if reason.rung is not None:
             assert set(taken) <= {reason.rung}
         else:

@@ -442,11 +442,14 @@ def test_the_memory_of_cuda_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allocated is used, and what is reserved besides is kept; the device's index is passed on."""
     stats = {"allocated_bytes.all.current": 300, "reserved_bytes.all.current": 512}
     cuda = SimpleNamespace(
-        is_initialized=lambda: True, memory_stats=lambda device: stats if device == "cuda:1" else {}
+        is_initialized=lambda: True,
+        memory_stats=lambda device: stats if device == "cuda:1" else {},
+        mem_get_info=lambda device: (700, 1212) if device == "cuda:1" else (0, 0),
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     sample = take_sample("cuda:1")
-    assert (300, 212) == (sample.device_used_bytes, sample.device_kept_bytes)
+    figures = (sample.device_used_bytes, sample.device_kept_bytes, sample.device_free_bytes)
+    assert (300, 212, 700) == figures
 
 
 def test_a_device_that_was_not_started_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,7 +447,7 @@ class SafeEncoder(DropIn):
         """
         texts, _ = check_texts(inputs)
         resolved = self._resolve_prompt(prompt_name, prompt)
-        found: list[TextPlan] = self._session.run(Inference.plan, texts, resolved)
+        found: list[TextPlan] = self._session.run(Inference.plan, Request(texts, resolved))
         return found
 
     def _steps(

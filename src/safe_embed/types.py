@@ -165,7 +165,7 @@ class Rung(IntEnum):
     TOKENIZER = 3
     """A new tokenizer; a second."""
     MODEL = 4
-    """A new model and tokenizer; seconds."""
+    """A new model, and a new tokenizer where the old one cannot be made to forget; seconds."""
     PROCESS = 5
     """A new process."""
 
@@ -186,6 +186,7 @@ class MemorySample:
         heap_kept_bytes: What the C heap keeps free for itself (glibc).
         device_used_bytes: What tensors use on the device (cuda, mps).
         device_kept_bytes: What the device's allocator holds besides.
+        device_free_bytes: What the device has left for whoever asks (cuda).
         limit_bytes: The limit with the least room left: cgroup, RLIMIT_AS, or the machine.
         limit_used_bytes: What counts against that limit; no page cache.
     """
@@ -201,6 +202,7 @@ class MemorySample:
     heap_kept_bytes: int | None = None
     device_used_bytes: int | None = None
     device_kept_bytes: int | None = None
+    device_free_bytes: int | None = None
     limit_bytes: int | None = None
     limit_used_bytes: int | None = None
 

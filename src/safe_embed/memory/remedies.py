@@ -27,6 +27,8 @@ _COST_FACTOR = 100
 _FIRST_RETRY_SECONDS = 30.0
 _LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10  # and no more: 2 ** 1024 is no float
+# Enough for the words that text in other scripts repeats; about 1 MB.
+_CACHED_WORDS = 1000
 # How much a process must grow beyond what a trim could reach before it is trimmed again.
 _TRIM_MARGIN_BYTES = 4 * 2**20
 
@@ -59,6 +61,35 @@ def clear_tokenizer_cache(tokenizer: Any) -> None:
     if hasattr(tokenizer, "word_tokenizer"):
         # BertJapaneseTokenizer leaves MeCab out of its state, so that a copy loads it anew.
         tokenizer.word_tokenizer = copy(tokenizer).word_tokenizer
+
+
+def bound_tokenizer_cache(tokenizer: Any) -> None:
+    """Let a tokenizer remember fewer words than the 10,000 it does by default.
+
+    The cache is never cleaned up, so that after the first words it only costs memory: 10 MB in
+    1,000 Japanese texts, and no time was seen to be saved (benchmarks/memory_worker.py).
+
+    Args:
+        tokenizer: As for :func:`clear_tokenizer_cache`; tokenizers 0.20 cannot be told.
+    """
+    model: Any = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
+    if hasattr(model, "_resize_cache"):
+        model._resize_cache(_CACHED_WORDS)  # noqa: SLF001 there is no public way
+
+
+def forgets(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer need not be made anew to give back what it remembers.
+
+    Args:
+        tokenizer: As for :func:`clear_tokenizer_cache`; ``None`` for none.
+
+    Returns:
+        Whether its cache is small (tokenizers 0.21 and newer), absent, or can be emptied.
+    """
+    model = getattr(getattr(tokenizer, "_tokenizer", tokenizer), "model", None)
+    if hasattr(model, "_clear_cache") or type(model).__name__ in {"WordPiece", "WordLevel"}:
+        return True
+    return hasattr(tokenizer, "word_tokenizer")
 
 
 class Ladder:
@@ -111,21 +142,25 @@ class Ladder:
         if sample is not None and sample.held_bytes is not None and reason.rung is None:
             self._floors[reason.at_most] = sample.held_bytes
             if reason.at_most > Rung.TRIM:
-                self._tell(Event("unreached", reason.text, rungs[-1], sample, sample, 0.0))
+                self._tell(Event("unreached", reason.text, max(rungs), sample, sample, 0.0))
 
     def take(
-        self, rung: Rung, text: str, before: MemorySample | None = None
+        self,
+        rung: Rung,
+        text: str,
+        before: MemorySample | None = None,
+        remedy: Remedy | None = None,
     ) -> Generator[None, None, tuple[MemorySample, BaseException | None]]:
         """Take one rung now, even if it failed a moment ago, and report it.
 
-        *text* says why, and *before* is a sample just taken, if there is one. Gives a sample taken
-        after it, and what made it fail, if anything.
+        *text* says why, *before* is a sample just taken, if there is one, and *remedy* what to do
+        instead of the usual. Gives a sample taken after it, and what made it fail, if anything.
         """
         before = before or self._measure()
         started = self._clock()
         error: BaseException | None = None
         try:
-            waiting = self._remedies[rung]()
+            waiting = (remedy or self._remedies[rung])()
             if waiting is not None:
                 yield from waiting
         except (Exception, SystemExit) as raised:  # a loader is code of the user's own
@@ -141,7 +176,7 @@ class Ladder:
         return after, error
 
     def _route(self, reason: Reason) -> list[Rung]:
-        """List the rungs to take: from the cheapest, past those that did not help last time."""
+        """List the rungs to take: cheapest first; those that did not help last time come last."""
         now = self._clock()
         open_rungs = [
             rung for rung in sorted(self._remedies) if now >= self._not_before.get(rung, now)
@@ -151,11 +186,8 @@ class Ladder:
         learned = self._learned.get(reason.at_most, Rung.TRIM)
         if learned not in open_rungs:  # what helped last time cannot now
             learned = Rung.TRIM
-        return [
-            rung
-            for rung in open_rungs
-            if rung <= reason.at_most and (rung == Rung.TRIM or rung >= learned)
-        ]
+        allowed = [rung for rung in open_rungs if rung <= reason.at_most]
+        return sorted(allowed, key=lambda rung: (Rung.TRIM < rung < learned, rung))
 
     def _schedule(self, rung: Rung, seconds: float, *, failed: bool) -> None:
         """Say when a rung may be taken next."""

@@ -162,7 +162,7 @@ def device_figures(device: str | None) -> Figures:
         device: Such as ``"cuda:0"`` or ``"mps"``; other devices keep no count.
 
     Returns:
-        ``device_used_bytes`` and ``device_kept_bytes``, or nothing.
+        ``device_used_bytes``, ``device_kept_bytes`` and ``device_free_bytes``, or nothing.
     """
     torch: Any = sys.modules.get("torch")
     kind = (device or "").partition(":")[0]
@@ -172,11 +172,14 @@ def device_figures(device: str | None) -> Figures:
         stats = torch.cuda.memory_stats(device)
         used = stats.get("allocated_bytes.all.current", 0)
         held = stats.get("reserved_bytes.all.current", 0)
+        free = torch.cuda.mem_get_info(device)[0]
     elif kind == "mps" and torch.backends.mps.is_available():
         used, held = torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
+        free = None  # one memory with the machine, whose limit is counted already
     else:
         return {}
-    return {"device_used_bytes": used, "device_kept_bytes": max(0, held - used)}
+    kept = max(0, held - used)
+    return {"device_used_bytes": used, "device_kept_bytes": kept, "device_free_bytes": free}
 
 
 def machine_limit() -> Limit:

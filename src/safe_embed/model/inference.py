@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from safe_embed.errors import TextTooLongError
 from safe_embed.model.batching import Batch, batches
-from safe_embed.model.tokenization import ModelReader
+from safe_embed.model.tokenization import ModelReader, portions
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
 from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, Span, TextPlan
@@ -38,6 +38,8 @@ DEFAULT_CHUNK_TOKENS = 512
 # 2,452 at 4,096 (e5-small, 2 cores); a GPU wants them large. Source: docs/ja/growth.md.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS_ELSEWHERE = 32_768
+# How much text of one call is cut into chunks before another call has its turn: about 0.1 s.
+_TURN_CHARS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +125,9 @@ class Inference:
         wanted = self.settings.max_chunk_tokens or DEFAULT_CHUNK_TOKENS
         return wanted if limit is None else int(min(wanted, limit))
 
-    def plan(self, texts: Sequence[str], prompt: str) -> list[TextPlan]:
-        """Say what would happen to each text.
-
-        Args:
-            texts: Checked texts.
-            prompt: What goes in front of every chunk.
-
-        Returns:
-            One plan a text.
-        """
-        reader = self._reader(prompt)
+    def plan(self, request: Request) -> Steps[list[TextPlan]]:
+        """Say what would happen to each text; pause in between."""
+        inputs = yield from self._chunk(request, want_spans=True)
         return [
             TextPlan(
                 tuple(chunk.span for chunk in one.chunks),
@@ -141,7 +135,7 @@ class Inference:
                 one.is_long,
                 one.cut_clusters,
             )
-            for one in self._chunk(texts, reader, want_spans=True)
+            for one in inputs
         ]
 
     def encode_chunks(
@@ -154,9 +148,8 @@ class Inference:
         """
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or bool(request.pool_options)
-        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=want_spans)
+        inputs = yield from self._chunk(request, want_spans=want_spans)
         self._report_long(inputs, request.first_index)
-        yield
         if request.pool_options:
             vectors = self._forward_elsewhere(inputs, request)
         else:
@@ -179,20 +172,13 @@ class Inference:
         found = yield from self.encode_chunks(request, want_spans=False)
         return np.stack([one.pooled() for one in found])
 
-    def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> list[Any]:
+    def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> Steps[list[Any]]:
         """Give token embeddings or all outputs of texts that fit, by upstream's own ``encode``.
 
-        Args:
-            request: What to embed.
-            upstream: Further arguments for upstream's ``encode``.
-
-        Returns:
-            What upstream gives, one value a text.
-
-        Raises:
-            TextTooLongError: If texts do not fit: their chunks have no common tokens to give.
+        *upstream*: its further arguments. TextTooLongError if texts do not fit: their chunks have
+        no common tokens to give.
         """
-        inputs = self._chunk(request.texts, self._reader(request.prompt), want_spans=False)
+        inputs = yield from self._chunk(request, want_spans=False)
         self._refuse_long(inputs, "output_value other than 'sentence_embedding'")
         found: list[Any] = self.model.encode(
             list(request.texts),
@@ -203,6 +189,8 @@ class Inference:
             **request.model_kwargs,
             **upstream,
         )
+        tokens = sum(len(chunk.encoding) for one in inputs for chunk in one.chunks)
+        self.done = self.done.plus(calls=1, texts=len(inputs), tokens=tokens)
         return found
 
     def embed_now(self, texts: Sequence[str]) -> FloatArray:
@@ -221,18 +209,25 @@ class Inference:
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
 
-    def _chunk(
-        self, texts: Sequence[str], reader: ModelReader, *, want_spans: bool
-    ) -> list[ChunkedInput]:
-        budget = self.budget_tokens
-        if self.settings.on_long != "truncate":
-            return self.settings.chunker.chunk(texts, reader, budget)
+    def _chunk(self, request: Request, *, want_spans: bool) -> Steps[list[ChunkedInput]]:
+        """Cut texts into chunks, some at a time: other callers have a turn in between."""
         inputs: list[ChunkedInput] = []
-        for text in texts:
-            encoding, is_long = reader.truncate(text, budget)
-            kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
-            inputs.append(ChunkedInput((Chunk(Span(0, kept), encoding),), is_long))
+        for texts in portions(request.texts, _TURN_CHARS):
+            reader = self._reader(request.prompt)  # which may be another one after a pause
+            if self.settings.on_long == "truncate":
+                inputs += [self._truncate(text, reader, want_spans=want_spans) for text in texts]
+            else:
+                first = request.first_index + len(inputs)
+                budget = self.budget_tokens
+                inputs += self.settings.chunker.chunk(texts, reader, budget, first)
+            yield
         return inputs
+
+    def _truncate(self, text: str, reader: ModelReader, *, want_spans: bool) -> ChunkedInput:
+        budget = self.budget_tokens
+        encoding, is_long = reader.truncate(text, budget)
+        kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
+        return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long)
 
     def _report_long(self, inputs: Sequence[ChunkedInput], first: int) -> None:
         if self.settings.on_long == "error":

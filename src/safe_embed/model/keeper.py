@@ -9,6 +9,7 @@ import gc
 import logging
 import random
 import time
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
@@ -16,7 +17,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_embed.errors import ReloadError
-from safe_embed.memory.remedies import Ladder, Remedy, clear_tokenizer_cache, trim
+from safe_embed.memory.remedies import (
+    Ladder,
+    Remedy,
+    bound_tokenizer_cache,
+    clear_tokenizer_cache,
+    forgets,
+    trim,
+)
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.inference import Inference, Settings
 from safe_embed.model.loader import (
@@ -26,6 +34,7 @@ from safe_embed.model.loader import (
     ends_in_normalize,
     set_tokenizer,
     user_settings,
+    weights_bytes,
 )
 from safe_embed.pooling import normalize
 from safe_embed.types import (
@@ -73,15 +82,16 @@ class Keeper:
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self._source = source
         self._policy = policy
         self._hooks = tuple(hooks)
         self._sampler = Sampler()
         before = self._sampler.take(fresh=True)
         model = source.load()
+        self._source = source.pinned(model)
         self.inference = Inference(
             model, source.tokenizer_of(model), settings, ends_in_normalize(model)
         )
+        bound_tokenizer_cache(self.inference.tokenizer)
         self._device = model.device.type
         self._sampler = Sampler(self._device)
         after = self._sampler.take(fresh=True)
@@ -178,7 +188,7 @@ class Keeper:
         ended: list[BaseException | None] = []
 
         def climb() -> Iterator[None]:
-            _, error = yield from self._ladder.take(Rung.MODEL, text)
+            _, error = yield from self._ladder.take(Rung.MODEL, text, remedy=self._renew_all)
             ended.append(error)
 
         self._climb = mine = climb()  # watch() drives it, and starts no other meanwhile
@@ -255,19 +265,28 @@ class Keeper:
     def _trim(self) -> None:
         trim(self._device)
 
-    def _give_back(self) -> None:
-        """Collect all garbage, then trim; what was dropped may hang in cycles."""
-        gc.collect()
+    def _give_back(self, dropped: Any) -> None:
+        """Trim after something was dropped, which must be gone by then.
+
+        Only what hangs in a cycle of a user's own making costs a full collection, which holds all
+        Python threads for a fifth of a second and more beside torch.
+        """
+        if dropped() is not None:
+            gc.collect()
         self._trim()
 
     def _clear_caches(self) -> None:
         clear_tokenizer_cache(self.inference.tokenizer)
-        self._give_back()
+        gc.collect()
+        self._trim()
 
     def _renew_tokenizer(self) -> None:
         """Build the tokenizer anew from its own state, which holds no cache."""
-        self._use_tokenizer(deepcopy(self.inference.tokenizer))
-        self._give_back()
+        dropped = _watched(self.inference.tokenizer)
+        fresh = deepcopy(self.inference.tokenizer)
+        bound_tokenizer_cache(fresh)
+        self._use_tokenizer(fresh)
+        self._give_back(dropped)
 
     def _use_tokenizer(self, tokenizer: Any) -> None:
         if not self._source.is_loaded:  # a shared model keeps its own
@@ -275,22 +294,34 @@ class Keeper:
         self.inference.tokenizer = tokenizer
 
     def _renew_model(self) -> Iterator[None]:
-        """Load the model anew: beside the old one while there is room for both, else after it."""
+        """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
+        tokenizer = self.inference.tokenizer
+        return self._renew(tokenizer if forgets(tokenizer) else None)
+
+    def _renew_all(self) -> Iterator[None]:
+        """Load model and tokenizer anew."""
+        return self._renew(None)
+
+    def _renew(self, tokenizer: Any) -> Iterator[None]:
+        """Load anew: beside the old model while there is room for both, else after it."""
         self._source.check_unchanged(self._fingerprint)
+        dropped = _watched(self.inference.model)
         if self._lost is None and self._has_room():
-            loading = Loading(self._source)
+            loading = Loading(self._source, tokenizer)
             while not loading.is_done():
                 yield
             self._exchange(loading.result(), self._look())
         else:
-            lost = self._lost or self._drop()
+            lost = self._lost or self._drop(tokenizer)
             try:
-                self._exchange(self._source.load(), lost)
+                self._exchange(self._source.load(tokenizer), lost)
             finally:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if tokenizer is not None:
+            clear_tokenizer_cache(tokenizer)
         self._reloads += 1
         self._begin()
-        self._give_back()
+        self._give_back(dropped)
 
     def _exchange(self, model: Any, look: _Look) -> None:
         """Put a fresh model in the place of the old one, if it is the same model."""
@@ -300,28 +331,44 @@ class Keeper:
         # Not `<`: a model that gives NaN is another one.
         if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
+        bound_tokenizer_cache(fresh.tokenizer)
         self.inference.model, self.inference.tokenizer = fresh.model, fresh.tokenizer
         self._lost = None
 
     def _has_room(self) -> bool:
-        room = self._measure().room_bytes
-        return room is None or room > _HEADROOM * self._load_bytes
+        """Whether two models fit, into the memory of the process and that of the device."""
+        sample = self._measure()
+        rooms = (
+            (sample.room_bytes, self._load_bytes),
+            (sample.device_free_bytes, weights_bytes(self.inference.model)),
+        )
+        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
 
     def _look(self) -> _Look:
         """Note what a fresh model must be like, at the last moment: users may change settings."""
         return _Look(user_settings(self.inference.model), self._canary(self.inference))
 
-    def _drop(self) -> _Look:
+    def _drop(self, tokenizer: Any) -> _Look:
         """Let the old model go before the new one comes; calls wait meanwhile."""
         self._lost = self._look()
-        self.inference.model = self.inference.tokenizer = None  # type: ignore[assignment]
-        self._give_back()
+        dropped = _watched(self.inference.model)
+        self.inference.model = None  # type: ignore[assignment]
+        self.inference.tokenizer = tokenizer
+        self._give_back(dropped)
         return self._lost
 
     def _canary(self, inference: Inference) -> FloatArray:
         """Embed the fixed text; a unit vector."""
         [vector] = inference.embed_now([_CANARY])
         return normalize(vector)
+
+
+def _watched(thing: Any) -> Any:
+    """Give a function that tells whether something is still there: a weak reference."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # the Rust tokenizer of a StaticEmbedding, which is in no cycle
+        return lambda: None
 
 
 class _Look(NamedTuple):

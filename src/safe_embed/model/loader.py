@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 # later ones, weights stay empty (29 of 40 at once failed on 4.57). By process, so that a fork
 # inherits no lock that is held. A user's own loader is not locked: it may make an encoder itself.
 _LOADS: dict[int, threading.Lock] = {}
+# By thread: the tokenizer that a load on it is to keep.
+_KEPT: dict[int, Any] = {}
+_SUBSTITUTION = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,21 @@ class ModelSource:
                 "here. Pass such arguments where you make the SentenceTransformer."
             )
             raise ConfigError(msg)
+        if isinstance(self.spec, str | os.PathLike) and Path(self.spec).is_dir():
+            # A reload must find the folder again, wherever the process is by then.
+            object.__setattr__(self, "spec", str(Path(self.spec).absolute()))
 
     @property
     def is_loaded(self) -> bool:
         """Whether the user loaded the model: it may be shared, and cannot be loaded again."""
         return hasattr(self.spec, "named_modules") and hasattr(self.spec, "encode")
 
-    def load(self) -> SentenceTransformer:
+    def load(self, tokenizer: Any = None) -> SentenceTransformer:
         """Load the model.
+
+        Args:
+            tokenizer: The tokenizer of an earlier load, to be kept: building one of 250,000 pieces
+                holds all Python threads for half a second and more.
 
         Returns:
             A SentenceTransformer in evaluation mode.
@@ -77,11 +89,14 @@ class ModelSource:
         """
         from sentence_transformers import SentenceTransformer
 
-        model = self._load(SentenceTransformer)
+        with _kept(tokenizer):
+            model = self._load(SentenceTransformer)
         if not isinstance(model, SentenceTransformer):
             msg = f"The loader gave {type(model).__name__}. It must give a SentenceTransformer."
             raise ConfigError(msg)
         check_module(model[0])
+        if not self.is_loaded:
+            _uncycle(model)
         return model.eval()
 
     def _load(self, kind: type[SentenceTransformer]) -> Any:
@@ -109,12 +124,28 @@ class ModelSource:
         """
         return deepcopy(model.tokenizer) if self.is_loaded else model.tokenizer
 
+    def pinned(self, model: SentenceTransformer) -> ModelSource:
+        """Hold on to the snapshot of a hub that a model came from, whatever is published later.
+
+        Args:
+            model: What :meth:`load` gave.
+
+        Returns:
+            A source of the same revision; this one if it names a revision or no hub.
+        """
+        if self.is_loaded or callable(self.spec) or self.options.get("revision") is not None:
+            return self
+        revision = _revision(model, self.options.get("cache_folder"))
+        if revision is None:
+            return self
+        return replace(self, options={**self.options, "revision": revision})
+
     def fingerprint(self) -> Fingerprint:
         """Note what the model's files look like, to see whether another model lies there later.
 
         Returns:
-            Name, size and time of each file of a folder; nothing for a hub name with its snapshots,
-            which do not change, or for a loader.
+            Name, size and time of each file of a folder; nothing for a hub name, whose snapshots
+            do not change and are :meth:`pinned`, or for a loader.
         """
         if self.is_loaded or callable(self.spec):
             return ()
@@ -131,9 +162,10 @@ class ModelSource:
             before: What :meth:`fingerprint` gave when the model was first loaded.
 
         Raises:
-            ReloadError: If files are gone, new or changed.
+            ReloadError: If files are gone or changed. New ones may lie beside them; should they
+                change the model, its vectors tell.
         """
-        if self.fingerprint() != before:
+        if not set(before) <= set(self.fingerprint()):
             raise ReloadError(
                 "The files of the model have changed since it was loaded. Make a new SafeEncoder "
                 "for another model: vectors of two models must not be mixed."
@@ -150,24 +182,94 @@ class ModelSource:
             raise ConfigError(msg)
 
 
+@contextmanager
+def _kept(tokenizer: Any) -> Iterator[None]:
+    """Give *tokenizer* to whoever loads the one of the same name on this thread.
+
+    sentence-transformers loads a tokenizer with every model and has no way to be handed one, so
+    transformers' own entry is changed meanwhile. Where a model is loaded by another entry, it gets
+    a new tokenizer as usual.
+    """
+    if not getattr(tokenizer, "name_or_path", None):
+        yield
+        return
+    me = threading.get_ident()
+    with _SUBSTITUTION:
+        if not _KEPT:
+            _substitute()
+        _KEPT[me] = tokenizer
+    try:
+        yield
+    finally:
+        with _SUBSTITUTION:
+            del _KEPT[me]
+            if not _KEPT:
+                _substitute(undo=True)
+
+
+def _substitute(*, undo: bool = False) -> None:
+    """Change ``AutoTokenizer.from_pretrained``, or put it right again."""
+    from transformers import AutoTokenizer
+
+    entry: Any = AutoTokenizer  # whose method it is to change
+    found = entry.__dict__["from_pretrained"]
+    if undo:
+        entry.from_pretrained = found.__func__.usual
+        return
+
+    def from_pretrained(kind: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+        kept = _KEPT.get(threading.get_ident())
+        if kept is not None and str(kept.name_or_path) == str(name):
+            return kept
+        return found.__get__(None, kind)(name, *args, **kwargs)
+
+    from_pretrained.usual = found  # type: ignore[attr-defined]
+    entry.from_pretrained = classmethod(from_pretrained)
+
+
+def _revision(model: SentenceTransformer, folder: str | os.PathLike[str] | None) -> str | None:
+    """Find which snapshot in the cache of the hub a model was just loaded from."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    name = getattr(config, "_name_or_path", "")  # sentence-transformers completes short names
+    if name.count("/") != 1 or Path(name).exists():
+        return None
+    cache = folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    found = try_to_load_from_cache(name, "config.json", cache and os.fspath(cache))
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _uncycle(model: SentenceTransformer) -> None:
+    """Let a model go at once when it is dropped.
+
+    The data of its model card point back at it, so that only a full collection would free it,
+    which holds all Python threads for a fifth of a second and more beside torch.
+    """
+    card = getattr(model, "model_card_data", None)
+    if getattr(card, "model", None) is model:
+        card.model = weakref.proxy(model)  # type: ignore[union-attr]
+
+
 class Loading:
     """A load on a thread of its own, beside the work of the old model.
 
     Args:
         source: What to load.
+        tokenizer: The tokenizer to keep, if any.
     """
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, tokenizer: Any = None) -> None:
         self._found: list[Any] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._load, args=(source,), name="safe_embed-load", daemon=True
+            target=self._load, args=(source, tokenizer), name="safe_embed-load", daemon=True
         )
         self._thread.start()
 
-    def _load(self, source: ModelSource) -> None:
+    def _load(self, source: ModelSource, tokenizer: Any) -> None:
         try:
-            self._found.append(source.load())
+            self._found.append(source.load(tokenizer))
         except BaseException as raised:  # noqa: BLE001 it is raised where the result is taken
             self._error = raised
 
@@ -243,6 +345,19 @@ def set_tokenizer(model: SentenceTransformer, tokenizer: Any) -> None:
         name = "processor" if hasattr(owner, "processor") else "tokenizer"
         if hasattr(owner, name):
             setattr(owner, name, tokenizer)
+
+
+def weights_bytes(model: SentenceTransformer | None) -> int:
+    """Count what the weights of a model take on its device.
+
+    Args:
+        model: Any SentenceTransformer; ``None`` counts nothing.
+
+    Returns:
+        Their size in bytes.
+    """
+    weights = [] if model is None else [*model.parameters(), *model.buffers()]
+    return sum(one.numel() * one.element_size() for one in weights)
 
 
 def ends_in_normalize(model: SentenceTransformer) -> bool:

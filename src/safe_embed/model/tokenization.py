@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # How much of a long text is read to keep its first tokens: Latin text has 5 characters a token.
 _HEAD_CHARS_PER_TOKEN = 8
+# The tokenizer's own records take some 100 bytes a token: so much text is read at a time.
 _PORTION_CHARS = 200_000
 
 
@@ -162,7 +163,7 @@ class ModelReader:
         One portion at a time is held: a list of ids takes ten times what an array does.
         """
         tokenize = self._fast if self._backend is not None else self._slow
-        for part in _portions([self._prepared(text) for text in texts]):
+        for part in portions([self._prepared(text) for text in texts], _PORTION_CHARS):
             yield from tokenize(part, special=special, limit=limit)
 
     @property
@@ -175,7 +176,7 @@ class ModelReader:
         return "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
 
     def _fast(
-        self, texts: list[str], *, special: bool, limit: int | None
+        self, texts: Sequence[str], *, special: bool, limit: int | None
     ) -> list[tuple[list[int], list[int] | None]]:
         _set_truncation(self._backend, limit)
         special = special and not self._is_static
@@ -183,7 +184,7 @@ class ModelReader:
         return [(one.ids, one.type_ids if self._is_typed else None) for one in found]
 
     def _slow(
-        self, texts: list[str], *, special: bool, limit: int | None
+        self, texts: Sequence[str], *, special: bool, limit: int | None
     ) -> list[tuple[list[int], list[int] | None]]:
         found = self.tokenizer(
             texts,
@@ -235,11 +236,19 @@ def _set_truncation(backend: Any, limit: int | None) -> None:
         backend.no_truncation()
 
 
-def _portions(texts: list[str]) -> Iterator[list[str]]:
-    """Part texts so that the tokenizer's own records, some 100 bytes a token, stay few."""
+def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
+    """Part texts so that each portion but the longest texts is of bounded size.
+
+    Args:
+        texts: Any strings.
+        most_chars: A portion ends where it exceeds this.
+
+    Yields:
+        The texts, in order; no portion is empty.
+    """
     start = size = 0
     for index, text in enumerate(texts):
-        if size > _PORTION_CHARS:
+        if size > most_chars:
             yield texts[start:index]
             start, size = index, 0
         size += len(text)

@@ -56,7 +56,9 @@ class Chunker:
     ladder: tuple[Splitter, ...]
     mode: Mode = "packed"
 
-    def chunk(self, texts: Sequence[str], reader: Reader, budget: int) -> list[ChunkedInput]:
+    def chunk(
+        self, texts: Sequence[str], reader: Reader, budget: int, first_index: int = 0
+    ) -> list[ChunkedInput]:
         """Cut *texts* into chunks of at most *budget* tokens.
 
         Invariants: the spans of a text's chunks tile it; ``len(chunk.encoding) <= budget``; no
@@ -66,6 +68,7 @@ class Chunker:
             texts: Any strings.
             reader: The model's tokenizer and the prompt that goes in front of every chunk.
             budget: Tokens a chunk may have, special tokens and prompt included.
+            first_index: The number of the first text, for messages about a part of a call.
 
         Returns:
             One value a text, in order.
@@ -81,7 +84,7 @@ class Chunker:
                 "tokens that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens."
             )
             raise ConfigError(msg)
-        job = _Job(texts, reader, budget, room)
+        job = _Job(texts, reader, budget, room, first_index)
         done: dict[int, ChunkedInput] = {}
         limit = _TRY_CHARS_PER_TOKEN * room if self.mode == "packed" else 0
         done |= job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
@@ -129,6 +132,7 @@ class _Job:
     reader: Reader
     budget: int
     room: int
+    first_index: int = 0
     cut_clusters: dict[int, set[int]] = field(default_factory=dict)
 
     @property
@@ -219,11 +223,12 @@ class _Job:
         if not cuts:
             at = unit.start + lead
             if len(core) == 1:
+                index = self.first_index + unit.which
                 msg = (
-                    f"The character at position {at} of input {unit.which} alone has more tokens "
+                    f"The character at position {at} of input {index} alone has more tokens "
                     f"than the {self.room} a chunk has room for. Use a larger max_chunk_tokens."
                 )
-                raise TextTooLongError(msg, (unit.which,))
+                raise TextTooLongError(msg, (index,))
             cuts = [len(core) // 2]
             self.cut_clusters.setdefault(unit.which, set()).add(at + cuts[0])
         return spans_between([lead + cut for cut in cuts], len(piece))
