@@ -176,7 +176,7 @@ def test_results_are_equal_to_the_bit_at_every_rung(
     """Before and after each rung the same texts have the same vectors; stats tell what was done."""
     with SafeEncoder(saved, reload=None) as encoder:
         same(expected, encoder)
-        model, work = encoder._model, keeper_of(encoder).inference
+        model, work = encoder._model, keeper_of(encoder).engine
         tokenizer = work.tokenizer
         take(encoder, rung)
         same(expected, encoder)
@@ -581,7 +581,7 @@ def test_the_old_model_is_gone_before_the_new_one_comes(
             parts = [
                 weakref.ref(encoder._model),
                 weakref.ref(encoder._model[0].auto_model),
-                weakref.ref(keeper_of(encoder).inference.tokenizer),
+                weakref.ref(keeper_of(encoder).engine.tokenizer),
             ]
             loader.fault = lambda parts=parts: left.append(any(part() for part in parts))
             encoder.encode(TEXTS)
@@ -1018,10 +1018,9 @@ def test_short_calls_do_not_wait_for_a_long_one(saved: Path) -> None:
         begun = threading.Event()
 
         def steps(inference: Inference) -> Generator[None, None, Any]:
-            mine = inference.encode(long)
-            next(mine)
+            yield
             begun.set()
-            return (yield from mine)
+            return (yield from inference.encode(long))
 
         first = session.submit(steps)
         first.add_done_callback(lambda _: ended.append("long"))

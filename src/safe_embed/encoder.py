@@ -23,7 +23,8 @@ from safe_embed.inputs import (
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.session import Session, wait_for
+from safe_embed.model.session import Session
+from safe_embed.model.turns import wait_for
 from safe_embed.pooling import (
     Pooling,
     PoolingFunction,

@@ -18,6 +18,7 @@ Exceptions of sentence-transformers, transformers and torch pass through unwrapp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SafeEmbedError(Exception):
@@ -90,4 +91,21 @@ class ReloadError(SafeEmbedError, RuntimeError):
 
 
 class WorkerError(SafeEmbedError, RuntimeError):
-    """The encoder is closed, or the thread or process that holds its model has failed."""
+    """The encoder is closed, or the thread or process that holds its model has failed.
+
+    Args:
+        message: What is wrong and what to do.
+        indices: Every input that no process survived, counted from 0.
+        results: What the call has given for all others, in order, ``None`` for those inputs.
+
+    Attributes:
+        indices: As given.
+        results: As given; nothing was computed for nothing.
+    """
+
+    def __init__(
+        self, message: str, indices: Sequence[int] = (), results: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message)
+        self.indices = tuple(indices)
+        self.results = list(results)

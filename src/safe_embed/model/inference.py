@@ -1,31 +1,28 @@
-"""Texts in, vectors out, with one loaded model: chunk, batch, forward, pool.
+"""Texts in, vectors out: chunk, batch, forward, pool; a call is a flow of tasks.
 
-Everything here runs on the session's one thread.
+A flow knows no model. It says what there is to do, in waves of tasks, and whoever has a model does
+them one by one: the thread beside it (session) or processes of their own (fleet).
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Generator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from safe_embed.errors import TextTooLongError
-from safe_embed.model.batching import Batch, batches
-from safe_embed.model.tokenization import ModelReader, portions
+from safe_embed.errors import TextTooLongError, WorkerError
+from safe_embed.model.batching import batches
+from safe_embed.model.tokenization import portions
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
-from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, Span, TextPlan
-
-if TYPE_CHECKING:
-    from safe_embed.model.loader import SentenceTransformer
+from safe_embed.types import Chunk, ChunkedText, Encoding, FloatArray, TextPlan
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
 OnLong = Literal["chunk", "truncate", "error"]
 
 logger = logging.getLogger("safe_embed")
@@ -80,6 +77,47 @@ class Request:
     first_index: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Task:
+    """One thing to do with the model, for one item or more; a part of it can be done elsewhere.
+
+    Attributes:
+        name: Which method of the engine.
+        items: Its first argument: texts, or encodings.
+        options: Its further arguments.
+        deaths: How many processes have died of it.
+    """
+
+    name: Literal["chunk", "forward", "raw", "raw_elsewhere"]
+    items: Sequence[Any]
+    options: dict[str, Any]
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class Wave:
+    """Tasks that do not wait for one another; the flow goes on when all are done.
+
+    Attributes:
+        tasks: In order; the flow is sent the list of their results.
+        bar: Is moved on with every task, if there is one.
+    """
+
+    tasks: list[Task]
+    bar: Any = None
+
+
+# Pauses are None: another caller may have a turn.
+Flow = Generator[Wave | None, Any, T]
+
+
+class Lost:
+    """Stands for the result of an item that no process survived."""
+
+
+LOST = Lost()
+
+
 class Done(NamedTuple):
     """How much work was done: calls that ended, their texts, tokens read and padding."""
 
@@ -99,35 +137,42 @@ class Done(NamedTuple):
 
 
 @dataclass(slots=True)
-class Inference:
-    """A loaded model at work.
-
-    What takes long is a generator that pauses after every batch: there the session may serve
-    another caller, give memory back, or put a fresh model or tokenizer in.
+class Inference(ABC):
+    """What becomes of a call, whoever does its tasks.
 
     Args:
-        model: The model, in evaluation mode; may be exchanged between two steps.
-        tokenizer: Its tokenizer, used by this object alone; likewise.
         settings: What the encoder does with every text.
         unit_length: Whether the model ends in Normalize.
+        done: What was done so far.
     """
 
-    model: SentenceTransformer
-    tokenizer: Any
     settings: Settings
     unit_length: bool
-    done: Done = field(default_factory=Done)
+    done: Done = field(default_factory=Done, kw_only=True)
+
+    @property
+    @abstractmethod
+    def limit_tokens(self) -> float | None:
+        """Tokens that the model reads of one chunk, as it says itself."""
+
+    @property
+    @abstractmethod
+    def device_type(self) -> str:
+        """Kind of the device that the model is on, such as ``"cpu"``."""
 
     @property
     def budget_tokens(self) -> int:
         """Tokens a chunk may have: what the model reads, at most 512 unless the user said more."""
-        limit = self.model.max_seq_length
+        limit = self.limit_tokens
         wanted = self.settings.max_chunk_tokens or DEFAULT_CHUNK_TOKENS
         return wanted if limit is None else int(min(wanted, limit))
 
-    def plan(self, request: Request) -> Steps[list[TextPlan]]:
-        """Say what would happen to each text; pause in between."""
+    def plan(self, request: Request) -> Flow[list[TextPlan]]:
+        """Say what would happen to each text."""
         inputs = yield from self._chunk(request, want_spans=True)
+        lost = [index for index, one in enumerate(inputs) if one is LOST]
+        if lost:
+            raise _lost_texts(lost, [])
         return [
             TextPlan(
                 tuple(chunk.span for chunk in one.chunks),
@@ -138,41 +183,39 @@ class Inference:
             for one in inputs
         ]
 
-    def encode_chunks(
-        self, request: Request, *, want_spans: bool = True
-    ) -> Steps[list[ChunkedText]]:
-        """Embed texts and give the vectors of their chunks; pause after each batch.
+    def encode_chunks(self, request: Request, *, want_spans: bool = True) -> Flow[list[Any]]:
+        """Embed texts and give the vectors of their chunks, one ChunkedText a text.
 
         *want_spans*: whether the end of a truncated text must be known, which costs a search.
-        TextTooLongError comes before anything is computed.
+        TextTooLongError comes before anything is computed. WorkerError if no process survives some
+        texts; it holds what the others have given.
         """
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or bool(request.pool_options)
         inputs = yield from self._chunk(request, want_spans=want_spans)
         self._report_long(inputs, request.first_index)
+        chunks = [chunk for one in inputs if one is not LOST for chunk in one.chunks]
         if request.pool_options:
-            vectors = self._forward_elsewhere(inputs, request)
+            rows = yield from self._forward_elsewhere(inputs, request)
         else:
-            chunks = [chunk for one in inputs for chunk in one.chunks]
-            vectors = yield from self._forward(chunks, request)
-        found: list[ChunkedText] = []
-        at = 0
-        for one in inputs:
-            mine = vectors[at : at + len(one.chunks)]
-            at += len(one.chunks)
-            counts = tuple(len(chunk.encoding) for chunk in one.chunks)
-            pooled = pool(mine, counts, self.settings.pooling, unit_length=self.unit_length)
-            spans = tuple(chunk.span for chunk in one.chunks)
-            found.append(ChunkedText(spans, counts, mine, one.is_long, pooled))
-        self.done = self.done.plus(calls=1, texts=len(inputs))
+            rows = yield from self._forward(chunks, request)
+        found = list(self._pooled(inputs, iter(rows)))
+        self.tally(len(inputs))
+        if None in found:
+            lost = [index for index, one in enumerate(found, request.first_index) if one is None]
+            raise _lost_texts(lost, found)
         return found
 
-    def encode(self, request: Request) -> Steps[FloatArray]:
-        """Embed one text or more, shape (n_texts, dimension); pause after each batch."""
-        found = yield from self.encode_chunks(request, want_spans=False)
+    def encode(self, request: Request) -> Flow[FloatArray]:
+        """Embed one text or more, shape (n_texts, dimension); as :meth:`encode_chunks`."""
+        try:
+            found = yield from self.encode_chunks(request, want_spans=False)
+        except WorkerError as error:
+            error.results = [one and one.pooled() for one in error.results]
+            raise
         return np.stack([one.pooled() for one in found])
 
-    def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> Steps[list[Any]]:
+    def encode_raw(self, request: Request, upstream: Mapping[str, Any]) -> Flow[list[Any]]:
         """Give token embeddings or all outputs of texts that fit, by upstream's own ``encode``.
 
         *upstream*: its further arguments. TextTooLongError if texts do not fit: their chunks have
@@ -180,68 +223,115 @@ class Inference:
         """
         inputs = yield from self._chunk(request, want_spans=False)
         self._refuse_long(inputs, "output_value other than 'sentence_embedding'")
-        found: list[Any] = self.model.encode(
-            list(request.texts),
-            prompt=request.prompt,
-            batch_size=request.batch_size,
-            show_progress_bar=request.show_progress_bar,
-            device=request.device,
+        options = {
+            "prompt": request.prompt,
+            "batch_size": request.batch_size,
+            "show_progress_bar": request.show_progress_bar,
+            "device": request.device,
             **request.model_kwargs,
             **upstream,
+        }
+        [found] = yield Wave([Task("raw", list(request.texts), {"upstream": options})])
+        self.tally(len(inputs))
+        lost = [index for index, one in enumerate(found) if one is LOST]
+        if lost:
+            raise _lost_texts(lost, [None if one is LOST else one for one in found])
+        return list(found)
+
+    def tally(self, texts: int) -> None:
+        """Note that a call has ended."""
+        self.done = self.done.plus(calls=1, texts=texts)
+
+    def _chunk(self, request: Request, *, want_spans: bool) -> Flow[list[Any]]:
+        """Cut texts into chunks, some at a time; a ChunkedInput for each, or LOST."""
+        parts = list(portions(request.texts, _TURN_CHARS))
+        tasks = []
+        first = request.first_index
+        for part in parts:
+            options = {
+                "prompt": request.prompt,
+                "want_spans": want_spans,
+                "first_index": first,
+            }
+            tasks.append(Task("chunk", part, options))
+            first += len(part)
+        found = yield Wave(tasks)
+        return [one for part in found for one in part]
+
+    def _forward(self, chunks: Sequence[Chunk], request: Request) -> Flow[list[Any]]:
+        """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
+        lengths = [len(chunk.encoding) for chunk in chunks]
+        few_shapes = self.settings.few_shapes
+        found = batches(
+            lengths,
+            self._batch_tokens(request),
+            limit=self.budget_tokens,
+            few_shapes=self.device_type == "mps" if few_shapes is None else few_shapes,
         )
-        tokens = sum(len(chunk.encoding) for one in inputs for chunk in one.chunks)
-        self.done = self.done.plus(calls=1, texts=len(inputs), tokens=tokens)
-        return found
+        options = {
+            "prompt": request.prompt,
+            "device": request.device,
+            "model_kwargs": dict(request.model_kwargs),
+        }
+        tasks = [
+            Task(
+                "forward",
+                [chunks[index].encoding for index in batch.indices],
+                {**options, "shape": (batch.rows, batch.columns)},
+            )
+            for batch in found
+        ]
+        rows: list[Any] = [None] * len(chunks)
+        with tqdm(desc="Batches", total=len(tasks), disable=not request.show_progress_bar) as bar:
+            vectors = yield Wave(tasks, bar)
+        for batch, part in zip(found, vectors, strict=True):
+            for index, row in zip(batch.indices, part, strict=True):
+                rows[index] = row
+        return rows
 
-    def embed_now(self, texts: Sequence[str]) -> FloatArray:
-        """Embed texts without pausing, as a check of the model.
+    def _forward_elsewhere(self, inputs: Sequence[Any], request: Request) -> Flow[list[Any]]:
+        """Let upstream's processes embed the chunks, which all fit."""
+        pieces = [
+            text if len(one.chunks) == 1 and not one.is_long else text[slice(*chunk.span)].strip()
+            for text, one in zip(request.texts, inputs, strict=True)
+            for chunk in one.chunks
+        ]
+        options = {
+            "prompt": request.prompt,
+            "batch_size": request.batch_size,
+            "show_progress_bar": request.show_progress_bar,
+            **request.model_kwargs,
+            **request.pool_options,
+        }
+        [vectors] = yield Wave([Task("raw_elsewhere", pieces, {"upstream": options})])
+        return list(vectors)
 
-        Args:
-            texts: Checked texts.
+    def _pooled(self, inputs: Sequence[Any], rows: Iterator[Any]) -> Iterator[ChunkedText | None]:
+        """Put the vectors of each text's chunks together; ``None`` where one of them is lost."""
+        for one in inputs:
+            mine = [] if one is LOST else [next(rows) for _ in one.chunks]
+            if one is LOST or any(row is LOST for row in mine):
+                yield None
+                continue
+            vectors = np.stack(mine)
+            counts = tuple(len(chunk.encoding) for chunk in one.chunks)
+            pooled = pool(vectors, counts, self.settings.pooling, unit_length=self.unit_length)
+            spans = tuple(chunk.span for chunk in one.chunks)
+            yield ChunkedText(spans, counts, vectors, one.is_long, pooled)
 
-        Returns:
-            Text embeddings, shape (n_texts, dimension).
-        """
-        reader = self._reader("")
-        encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
-        return self._forward_batch(encodings, Request(texts))
-
-    def _reader(self, prompt: str) -> ModelReader:
-        return ModelReader(self.model[0], self.tokenizer, prompt)
-
-    def _chunk(self, request: Request, *, want_spans: bool) -> Steps[list[ChunkedInput]]:
-        """Cut texts into chunks, some at a time: other callers have a turn in between."""
-        inputs: list[ChunkedInput] = []
-        for texts in portions(request.texts, _TURN_CHARS):
-            reader = self._reader(request.prompt)  # which may be another one after a pause
-            if self.settings.on_long == "truncate":
-                inputs += [self._truncate(text, reader, want_spans=want_spans) for text in texts]
-            else:
-                first = request.first_index + len(inputs)
-                budget = self.budget_tokens
-                inputs += self.settings.chunker.chunk(texts, reader, budget, first)
-            yield
-        return inputs
-
-    def _truncate(self, text: str, reader: ModelReader, *, want_spans: bool) -> ChunkedInput:
-        budget = self.budget_tokens
-        encoding, is_long = reader.truncate(text, budget)
-        kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
-        return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long)
-
-    def _report_long(self, inputs: Sequence[ChunkedInput], first: int) -> None:
+    def _report_long(self, inputs: Sequence[Any], first: int) -> None:
         if self.settings.on_long == "error":
             self._refuse_long(inputs, "on_long='error'", first)
         if self.settings.on_long == "truncate":
-            cut = [index for index, one in enumerate(inputs, first) if one.is_long]
+            cut = _long(inputs, first)
             if cut:
                 logger.warning(
                     "%d of %d texts were cut at %d tokens: inputs %s",
                     *(len(cut), len(inputs), self.budget_tokens, _listed(cut)),
                 )
 
-    def _refuse_long(self, inputs: Sequence[ChunkedInput], asked: str, first: int = 0) -> None:
-        long = [index for index, one in enumerate(inputs, first) if one.is_long]
+    def _refuse_long(self, inputs: Sequence[Any], asked: str, first: int = 0) -> None:
+        long = _long(inputs, first)
         if long:
             msg = (
                 f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "
@@ -252,72 +342,39 @@ class Inference:
             )
             raise TextTooLongError(msg, long)
 
-    def _forward(self, chunks: Sequence[Chunk], request: Request) -> Steps[FloatArray]:
-        """Embed chunks batch by batch; shape (n_chunks, dimension)."""
-        if request.device is not None:
-            self.model.to(request.device)
-        lengths = [len(chunk.encoding) for chunk in chunks]
-        few_shapes = self.settings.few_shapes
-        found = batches(
-            lengths,
-            self._batch_tokens(request),
-            limit=self.budget_tokens,
-            few_shapes=self.model.device.type == "mps" if few_shapes is None else few_shapes,
-        )
-        rows: list[FloatArray | None] = [None] * len(chunks)
-        for batch in tqdm(found, desc="Batches", disable=not request.show_progress_bar):
-            vectors = self._forward_batch(
-                [chunks[i].encoding for i in batch.indices], request, batch
-            )
-            for index, row in zip(batch.indices, vectors, strict=True):
-                rows[index] = row
-            tokens = sum(lengths[index] for index in batch.indices)
-            padding = batch.rows * batch.columns - tokens
-            self.done = self.done.plus(tokens=tokens, padding=padding)
-            yield
-        return np.stack(rows)  # type: ignore[arg-type]  # every index is in one batch
-
-    def _forward_batch(
-        self, encodings: Sequence[Encoding], request: Request, shape: Batch | None = None
-    ) -> FloatArray:
-        """Embed one batch with the model and tokenizer there are now."""
-        import torch
-
-        device = self.model.device
-        self.model.eval()
-        rows, columns = (0, 0) if shape is None else (shape.rows, shape.columns)
-        found = self._reader(request.prompt).features(encodings, rows, columns)
-        features = {
-            name: value.to(device) if torch.is_tensor(value) else value
-            for name, value in found.items()
-        }
-        with torch.inference_mode():
-            out = self.model(features, **request.model_kwargs)["sentence_embedding"]
-            vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
-        return vectors
-
-    def _forward_elsewhere(self, inputs: Sequence[ChunkedInput], request: Request) -> FloatArray:
-        """Let upstream's processes embed the chunks, which all fit."""
-        pieces = [
-            text if len(one.chunks) == 1 and not one.is_long else text[slice(*chunk.span)].strip()
-            for text, one in zip(request.texts, inputs, strict=True)
-            for chunk in one.chunks
-        ]
-        vectors: FloatArray = self.model.encode(
-            pieces,
-            prompt=request.prompt,
-            batch_size=request.batch_size,
-            show_progress_bar=request.show_progress_bar,
-            truncate_dim=sys.maxsize,
-            **request.model_kwargs,
-            **request.pool_options,
-        )
-        return vectors
-
     def _batch_tokens(self, request: Request) -> int:
-        default = DEFAULT_BATCH_TOKENS.get(self.model.device.type, DEFAULT_BATCH_TOKENS_ELSEWHERE)
+        default = DEFAULT_BATCH_TOKENS.get(self.device_type, DEFAULT_BATCH_TOKENS_ELSEWHERE)
         wanted = self.settings.max_batch_tokens or default
         return min(wanted, request.batch_size * self.budget_tokens)
+
+
+def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int]) -> Done:
+    """Count what a batch gives the model to read.
+
+    Args:
+        encodings: The batch.
+        shape: Rows and columns that it is filled up to.
+
+    Returns:
+        Tokens and padding.
+    """
+    lengths = [len(one) for one in encodings]
+    cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
+    return Done(tokens=sum(lengths), padding=cells - sum(lengths))
+
+
+def _long(inputs: Sequence[Any], first: int) -> list[int]:
+    return [index for index, one in enumerate(inputs, first) if one is not LOST and one.is_long]
+
+
+def _lost_texts(lost: Sequence[int], results: Sequence[Any]) -> WorkerError:
+    msg = (
+        f"No worker process survived {len(lost)} of the texts: inputs {_listed(lost)}. The "
+        "results of all others are in this error's .results; leave those texts out.\n"
+        f"{len(lost)} 件の文章（番号 {_listed(lost)}）でワーカープロセスが異常終了しました。"
+        "ほかの結果はこの例外の .results にあります。"
+    )
+    return WorkerError(msg, lost, results)
 
 
 def _listed(indices: Sequence[int], most: int = 20) -> str:

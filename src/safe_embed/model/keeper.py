@@ -26,7 +26,8 @@ from safe_embed.memory.remedies import (
     trim,
 )
 from safe_embed.memory.sampling import Sampler
-from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.engine import Engine
+from safe_embed.model.inference import Settings
 from safe_embed.model.loader import (
     Loading,
     ModelSource,
@@ -88,10 +89,8 @@ class Keeper:
         before = self._sampler.take(fresh=True)
         model = source.load()
         self._source = source.pinned(model)
-        self.inference = Inference(
-            model, source.tokenizer_of(model), settings, ends_in_normalize(model)
-        )
-        bound_tokenizer_cache(self.inference.tokenizer)
+        self.engine = Engine(settings, ends_in_normalize(model), model, source.tokenizer_of(model))
+        bound_tokenizer_cache(self.engine.tokenizer)
         self._device = model.device.type
         self._sampler = Sampler(self._device)
         after = self._sampler.take(fresh=True)
@@ -111,13 +110,13 @@ class Keeper:
     @property
     def model(self) -> SentenceTransformer | None:
         """The loaded model; ``None`` between drop and load."""
-        return self.inference.model
+        return self.engine.model
 
     @property
     def stats(self) -> Stats:
         """What was done so far."""
         return Stats(
-            *self.inference.done,
+            *self.engine.done,
             self._reloads,
             self._sampler.take(),
             self._baseline,
@@ -130,7 +129,7 @@ class Keeper:
         Returns:
             Whether something is under way that has to wait.
         """
-        if self._baseline is None and self.inference.done.calls >= WARM_UP_CALLS:
+        if self._baseline is None and self.engine.done.calls >= WARM_UP_CALLS:
             self._trim()
             self._baseline = self._measure()
         try:
@@ -146,7 +145,7 @@ class Keeper:
             self._climb = None
         return self._climb is not None
 
-    def ready(self) -> Inference:
+    def ready(self) -> Engine:
         """Give the model for a step of work; load it if that failed after the old one was dropped.
 
         Returns:
@@ -164,7 +163,7 @@ class Keeper:
                 "the new one could not be loaded. It is tried again with later calls; the log says "
                 "why it failed."
             )
-        return self.inference
+        return self.engine
 
     def reload(self, text: str) -> Generator[None, None, None]:
         """Load model and tokenizer anew, because a caller asked for it.
@@ -209,12 +208,12 @@ class Keeper:
 
     def _begin(self) -> None:
         """Start to count anew, after a load."""
-        self._done_before = self.inference.done
+        self._done_before = self.engine.done
         self._loaded_at = time.monotonic()
         self._luck = random.random()  # noqa: S311 jitter, not secrets
 
     def _usage(self) -> Usage:
-        clock, done, before = time.monotonic(), self.inference.done, self._done_before
+        clock, done, before = time.monotonic(), self.engine.done, self._done_before
         return Usage(
             done.calls - before.calls,
             done.texts - before.texts,
@@ -276,26 +275,26 @@ class Keeper:
         self._trim()
 
     def _clear_caches(self) -> None:
-        clear_tokenizer_cache(self.inference.tokenizer)
+        clear_tokenizer_cache(self.engine.tokenizer)
         gc.collect()
         self._trim()
 
     def _renew_tokenizer(self) -> None:
         """Build the tokenizer anew from its own state, which holds no cache."""
-        dropped = _watched(self.inference.tokenizer)
-        fresh = deepcopy(self.inference.tokenizer)
+        dropped = _watched(self.engine.tokenizer)
+        fresh = deepcopy(self.engine.tokenizer)
         bound_tokenizer_cache(fresh)
         self._use_tokenizer(fresh)
         self._give_back(dropped)
 
     def _use_tokenizer(self, tokenizer: Any) -> None:
         if not self._source.is_loaded:  # a shared model keeps its own
-            set_tokenizer(self.inference.model, tokenizer)
-        self.inference.tokenizer = tokenizer
+            set_tokenizer(self.engine.model, tokenizer)
+        self.engine.tokenizer = tokenizer
 
     def _renew_model(self) -> Iterator[None]:
         """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
-        tokenizer = self.inference.tokenizer
+        tokenizer = self.engine.tokenizer
         return self._renew(tokenizer if forgets(tokenizer) else None)
 
     def _renew_all(self) -> Iterator[None]:
@@ -305,7 +304,7 @@ class Keeper:
     def _renew(self, tokenizer: Any) -> Iterator[None]:
         """Load anew: beside the old model while there is room for both, else after it."""
         self._source.check_unchanged(self._fingerprint)
-        dropped = _watched(self.inference.model)
+        dropped = _watched(self.engine.model)
         if self._lost is None and self._has_room():
             loading = Loading(self._source, tokenizer)
             while not loading.is_done():
@@ -326,13 +325,13 @@ class Keeper:
     def _exchange(self, model: Any, look: _Look) -> None:
         """Put a fresh model in the place of the old one, if it is the same model."""
         apply_settings(model, look.settings)
-        fresh = replace(self.inference, model=model, tokenizer=self._source.tokenizer_of(model))
+        fresh = replace(self.engine, model=model, tokenizer=self._source.tokenizer_of(model))
         canary = self._canary(fresh)
         # Not `<`: a model that gives NaN is another one.
         if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
         bound_tokenizer_cache(fresh.tokenizer)
-        self.inference.model, self.inference.tokenizer = fresh.model, fresh.tokenizer
+        self.engine.model, self.engine.tokenizer = fresh.model, fresh.tokenizer
         self._lost = None
 
     def _has_room(self) -> bool:
@@ -340,26 +339,26 @@ class Keeper:
         sample = self._measure()
         rooms = (
             (sample.room_bytes, self._load_bytes),
-            (sample.device_free_bytes, weights_bytes(self.inference.model)),
+            (sample.device_free_bytes, weights_bytes(self.engine.model)),
         )
         return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
 
     def _look(self) -> _Look:
         """Note what a fresh model must be like, at the last moment: users may change settings."""
-        return _Look(user_settings(self.inference.model), self._canary(self.inference))
+        return _Look(user_settings(self.engine.model), self._canary(self.engine))
 
     def _drop(self, tokenizer: Any) -> _Look:
         """Let the old model go before the new one comes; calls wait meanwhile."""
         self._lost = self._look()
-        dropped = _watched(self.inference.model)
-        self.inference.model = None  # type: ignore[assignment]
-        self.inference.tokenizer = tokenizer
+        dropped = _watched(self.engine.model)
+        self.engine.model = None  # type: ignore[assignment]
+        self.engine.tokenizer = tokenizer
         self._give_back(dropped)
         return self._lost
 
-    def _canary(self, inference: Inference) -> FloatArray:
+    def _canary(self, engine: Engine) -> FloatArray:
         """Embed the fixed text; a unit vector."""
-        [vector] = inference.embed_now([_CANARY])
+        [vector] = engine.embed_now([_CANARY])
         return normalize(vector)
 
 

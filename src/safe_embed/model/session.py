@@ -9,30 +9,26 @@ Between two batches the keeper looks at memory, and gives back what a policy ask
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
-from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.engine import Engine
+from safe_embed.model.inference import Settings
 from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.turns import CLOSED, Job, Line, LineClosedError, wait_for
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
 if TYPE_CHECKING:
     from safe_embed.model.loader import SentenceTransformer
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
-# Calls that are served in turn; those behind them wait with nothing tokenized yet.
-_ACTIVE_CALLS = 4
 # A session without work looks at its memory once more, for what the last call left behind.
 _IDLE_SECONDS = 1.0
 # How long close() waits for the batch in progress.
@@ -56,7 +52,7 @@ class Session:
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self._line = _Line()
+        self._line = Line()
         loaded: Future[Keeper] = Future()
         # The thread knows the line, not the session: an encoder that is dropped ends its thread.
         self._thread = threading.Thread(
@@ -70,12 +66,12 @@ class Session:
         self._keeper: Keeper | None = loaded.result()
 
     def submit(
-        self, work: Callable[Concatenate[Inference, P], Any], *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[Engine, P], Any], *args: P.args, **kwargs: P.kwargs
     ) -> Future[Any]:
         """Queue *work* for the session's thread.
 
         Args:
-            work: Takes the loaded model's inference, then the other arguments; a generator is
+            work: Takes the loaded model's engine, then the other arguments; a generator is
                 served step by step.
             *args: Further arguments.
             **kwargs: Further arguments.
@@ -86,11 +82,11 @@ class Session:
         Raises:
             WorkerError: If the session is closed, or this is another process after a fork.
         """
-        return self._add(_Job(lambda inference: work(inference, *args, **kwargs)))
+        return self._add(Job(lambda engine: work(engine, *args, **kwargs)))
 
     def run(
         self,
-        work: Callable[Concatenate[Inference, P], Any],
+        work: Callable[Concatenate[Engine, P], Any],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Any:
@@ -113,9 +109,9 @@ class Session:
             reason: Why, for the log.
         """
         keeper = self.keeper
-        wait_for(self._add(_Job(lambda _: keeper.reload(reason), needs_model=False)))
+        wait_for(self._add(Job(lambda _: keeper.reload(reason), needs_model=False)))
 
-    def _add(self, job: _Job) -> Future[Any]:
+    def _add(self, job: Job) -> Future[Any]:
         if threading.current_thread() is self._thread:
             raise WorkerError(
                 "The encoder was called from its own thread, by a hook or a pooling function, and "
@@ -128,7 +124,7 @@ class Session:
     def keeper(self) -> Keeper:
         """The loaded model and its record, for reading; work belongs into :meth:`run`."""
         if self._keeper is None:
-            raise WorkerError(_CLOSED)
+            raise WorkerError(CLOSED)
         return self._keeper
 
     @property
@@ -151,142 +147,7 @@ class Session:
             trim()
 
 
-def wait_for(future: Future[T]) -> T:
-    """Wait for the result of a call; give up its place if the wait is broken off, by Ctrl-C say.
-
-    Args:
-        future: What :meth:`Session.submit` gave.
-
-    Returns:
-        The result.
-    """
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
-_CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A call: what to run, and where its result goes."""
-
-    work: Callable[[Inference], Any]
-    needs_model: bool = True
-    future: Future[Any] = field(default_factory=Future)
-    steps: Generator[None, None, Any] | None = None
-
-    def step(self, keeper: Keeper) -> bool:
-        """Run to the next pause, or to the end.
-
-        Args:
-            keeper: Has the loaded model.
-
-        Returns:
-            Whether the call has ended.
-        """
-        try:
-            inference = keeper.ready() if self.needs_model else keeper.inference
-            if self.steps is None:
-                found = self.work(inference)
-                if not isinstance(found, Generator):
-                    return self._end(found)
-                self.steps = found
-            if self.future.cancelled():
-                self.steps.close()
-                return True
-            next(self.steps)
-        except StopIteration as done:
-            return self._end(done.value)
-        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
-            return self._end(error=raised)
-        return False
-
-    def abort(self) -> None:
-        """Give the call up, because the session was closed."""
-        if self.steps is not None:
-            self.steps.close()
-        self._end(error=WorkerError(_CLOSED))
-
-    def _end(self, found: Any = None, error: BaseException | None = None) -> bool:
-        if self.future.set_running_or_notify_cancel():
-            if error is None:
-                self.future.set_result(found)
-            else:
-                self.future.set_exception(error)
-        return True
-
-
-class _LineClosedError(Exception):
-    """The line was closed."""
-
-
-class _Line:
-    """Who waits, and whose turn it is; shared by the callers and the session's thread."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._waiting: deque[_Job] = deque()
-        self._active: deque[_Job] = deque()
-        self._is_closed = False
-
-    def add(self, job: _Job) -> None:
-        """Let a call wait for its turn."""
-        if os.getpid() != self._pid:
-            raise WorkerError(
-                f"This SafeEncoder was made in process {self._pid}; its thread and model are not "
-                f"in the forked process {os.getpid()}. Make a new one there, after the fork.\n"
-                "fork した子プロセスでは使えません。子プロセスの中で作り直してください。"
-            )
-        with self._changed:
-            if self._is_closed:
-                raise WorkerError(_CLOSED)
-            self._waiting.append(job)
-            self._changed.notify()
-
-    def next(self, timeout: float | None) -> _Job | None:
-        """Take the call whose turn it is, ``None`` if none came in time; raise when closed."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._active or self._waiting or self._is_closed, timeout
-            )
-            if self._is_closed:
-                raise _LineClosedError
-            while self._waiting and len(self._active) < _ACTIVE_CALLS:
-                job = self._waiting.popleft()
-                if not job.future.cancelled():
-                    self._active.append(job)
-            return self._active.popleft() if self._active else None
-
-    def again(self, job: _Job) -> None:
-        """Put a call that has not ended behind the other active ones."""
-        with self._changed:
-            if not self._is_closed:
-                self._active.append(job)
-                return
-        job.abort()
-
-    def close(self) -> list[_Job]:
-        """Let nobody in any more; give those who waited."""
-        with self._changed:
-            self._is_closed = True
-            left = [*self._active, *self._waiting]
-            self._active.clear()
-            self._waiting.clear()
-            self._changed.notify_all()
-            return left
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether this is a forked copy, whose lock nobody may ever release."""
-        return os.getpid() != self._pid
-
-
-def _serve(line: _Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> None:
+def _serve(line: Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> None:
     """Load the model, then serve calls until the line is closed: the thread's whole life."""
     try:
         keeper = load()
@@ -302,24 +163,41 @@ def _serve(line: _Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> N
         _stop(line)
 
 
-def _serve_calls(line: _Line, keeper: Keeper) -> None:
+def _serve_calls(line: Line, keeper: Keeper) -> None:
     timeout: float | None = None
     while True:
         try:
             job = line.next(timeout)
-        except _LineClosedError:
+        except LineClosedError:
             return
-        if job is not None and not job.step(keeper):
+        if job is not None and not _step(job, keeper):
             line.again(job)
         waits = keeper.watch()
         timeout = 0.0 if waits else _IDLE_SECONDS if job is not None else None
         del job  # its texts and its result belong to the caller
 
 
-def _stop(line: _Line, thread: threading.Thread | None = None) -> None:
+def _step(job: Job, keeper: Keeper) -> bool:
+    """Do one task of a call, or let its flow go on to its first; tell whether it has ended."""
+    try:
+        engine = keeper.ready() if job.needs_model else keeper.engine
+    except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+        return job.fail(raised)
+    if job.pending and not job.future.cancelled():
+        place, task = job.pending.popleft()
+        try:
+            job.note(place, engine.do(task))
+        except BaseException as raised:  # noqa: BLE001 likewise
+            return job.fail(raised)
+        if job.pending:
+            return False
+    return job.go_on(engine)
+
+
+def _stop(line: Line, thread: threading.Thread | None = None) -> None:
     if line.is_foreign:
         return
     for job in line.close():
-        job.abort()
+        job.fail(WorkerError(CLOSED))
     if thread not in (None, threading.current_thread()):
         thread.join(_CLOSE_SECONDS)

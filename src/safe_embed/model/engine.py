@@ -1,0 +1,127 @@
+"""A loaded model at work: the tasks of a flow, done where the model is.
+
+Everything here runs on one thread, the session's or that of a worker process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safe_embed.model.inference import Inference, Task, forward_work
+from safe_embed.model.tokenization import ModelReader
+from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
+
+if TYPE_CHECKING:
+    from safe_embed.model.loader import SentenceTransformer
+
+
+@dataclass(slots=True)
+class Engine(Inference):
+    """Does what a flow asks for, with one model.
+
+    Args:
+        settings: What the encoder does with every text.
+        unit_length: Whether the model ends in Normalize.
+        model: The model, in evaluation mode; may be exchanged between two tasks.
+        tokenizer: Its tokenizer, used by this object alone; likewise.
+    """
+
+    model: SentenceTransformer
+    tokenizer: Any
+
+    @property
+    def limit_tokens(self) -> float | None:
+        """Tokens that the model reads of one chunk, as it says itself."""
+        found: float | None = self.model.max_seq_length
+        return found
+
+    @property
+    def device_type(self) -> str:
+        """Kind of the device that the model is on."""
+        return self.model.device.type
+
+    def do(self, task: Task) -> Any:
+        """Do a task.
+
+        Args:
+            task: Any task.
+
+        Returns:
+            Its result: a sequence with one value for each of its items.
+        """
+        return getattr(self, task.name)(task.items, **task.options)
+
+    def chunk(
+        self, texts: Sequence[str], *, prompt: str, want_spans: bool, first_index: int
+    ) -> list[ChunkedInput]:
+        """Cut texts into chunks, or off, as the settings say."""
+        reader = self._reader(prompt)
+        budget = self.budget_tokens
+        if self.settings.on_long == "truncate":
+            return [_truncated(reader, text, budget, want_spans=want_spans) for text in texts]
+        return self.settings.chunker.chunk(texts, reader, budget, first_index)
+
+    def forward(
+        self,
+        encodings: Sequence[Encoding],
+        *,
+        prompt: str,
+        shape: tuple[int, int],
+        device: Any,
+        model_kwargs: Mapping[str, Any],
+    ) -> FloatArray:
+        """Embed one batch, padded to *shape* at least; gives vectors of shape (n, dimension)."""
+        if device is not None:
+            self.model.to(device)
+        found = self._embed(encodings, prompt, shape, model_kwargs)
+        self.done = self.done.plus(*forward_work(encodings, shape))
+        return found
+
+    def raw(self, texts: Sequence[str], *, upstream: Mapping[str, Any]) -> list[Any]:
+        """Do what upstream's own ``encode`` does, one value a text."""
+        found: list[Any] = self.model.encode(list(texts), **upstream)
+        return found
+
+    def raw_elsewhere(self, pieces: Sequence[str], *, upstream: Mapping[str, Any]) -> FloatArray:
+        """Let upstream's own processes embed pieces that fit; all dimensions."""
+        vectors: FloatArray = self.model.encode(pieces, truncate_dim=sys.maxsize, **upstream)
+        return vectors
+
+    def embed_now(self, texts: Sequence[str]) -> FloatArray:
+        """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""
+        reader = self._reader("")
+        encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
+        return self._embed(encodings, "", (0, 0), {})
+
+    def _reader(self, prompt: str) -> ModelReader:
+        return ModelReader(self.model[0], self.tokenizer, prompt)
+
+    def _embed(
+        self,
+        encodings: Sequence[Encoding],
+        prompt: str,
+        shape: tuple[int, int],
+        model_kwargs: Mapping[str, Any],
+    ) -> FloatArray:
+        import torch
+
+        device = self.model.device
+        self.model.eval()
+        found = self._reader(prompt).features(encodings, *shape)
+        features = {
+            name: value.to(device) if torch.is_tensor(value) else value
+            for name, value in found.items()
+        }
+        with torch.inference_mode():
+            out = self.model(features, **model_kwargs)["sentence_embedding"]
+            vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
+        return vectors
+
+
+def _truncated(reader: ModelReader, text: str, budget: int, *, want_spans: bool) -> ChunkedInput:
+    encoding, is_long = reader.truncate(text, budget)
+    kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
+    return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long)

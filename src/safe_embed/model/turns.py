@@ -1,0 +1,203 @@
+"""Calls and their turns: who waits, who is served, and how far each call is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from safe_embed.errors import WorkerError
+from safe_embed.model.inference import Inference, Task, Wave
+
+T = TypeVar("T")
+
+# Calls that are served in turn; those behind them wait with nothing tokenized yet.
+ACTIVE_CALLS = 4
+CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
+
+
+def wait_for(future: Future[T]) -> T:
+    """Wait for the result of a call; give up its place if the wait is broken off, by Ctrl-C say.
+
+    Args:
+        future: What a session gave.
+
+    Returns:
+        The result.
+    """
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A call: what to run, where its result goes, and what there is to do for it now.
+
+    Args:
+        work: Takes whoever has the model; gives a result, or a flow that leads to one.
+        needs_model: Whether it must wait for the model, where that is being exchanged.
+    """
+
+    work: Callable[[Any], Any]
+    needs_model: bool = True
+    future: Future[Any] = field(default_factory=Future)
+    pending: deque[tuple[int, Task]] = field(default_factory=deque)
+    _flow: Generator[Wave | None, Any, Any] | None = None
+    _wave: Wave | None = None
+    _found: list[Any] = field(default_factory=list)
+    _open: int = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether tasks of it are under way, so that its flow cannot go on yet."""
+        return self._open > 0
+
+    def go_on(self, inference: Inference) -> bool:
+        """Let the flow go on to its next tasks, its next pause, or its end.
+
+        Args:
+            inference: Whoever has the model.
+
+        Returns:
+            Whether the call has ended.
+        """
+        try:
+            if self._flow is None:
+                found = self.work(inference)
+                if not isinstance(found, Generator):
+                    return self.end(found)
+                self._flow = found
+            if self.future.cancelled():
+                return self._give_up()
+            self._wave = self._flow.send(None if self._wave is None else self._found)
+        except StopIteration as done:
+            return self.end(done.value)
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            return self.end(error=raised)
+        tasks = [] if self._wave is None else self._wave.tasks
+        self.pending.extend(enumerate(tasks))
+        self._found = [None] * len(tasks)
+        self._open = len(tasks)
+        return False
+
+    def note(self, place: int, found: Any) -> None:
+        """Take the result of a task.
+
+        Args:
+            place: Of the task in its wave.
+            found: Its result.
+        """
+        self._found[place] = found
+        self._open -= 1
+        if self._wave is not None and self._wave.bar is not None:
+            self._wave.bar.update()
+
+    def fail(self, error: BaseException) -> bool:
+        """Let the flow deal with the error of a task; it ends of it.
+
+        Args:
+            error: The error.
+
+        Returns:
+            Whether the call has ended: ``True``.
+        """
+        self.pending.clear()
+        if self._flow is not None:
+            self._flow.close()
+        return self.end(error=error)
+
+    def end(self, found: Any = None, error: BaseException | None = None) -> bool:
+        """Give the caller a result, or an error.
+
+        Args:
+            found: The result.
+            error: The error, if there is one.
+
+        Returns:
+            ``True``.
+        """
+        if self.future.set_running_or_notify_cancel():
+            if error is None:
+                self.future.set_result(found)
+            else:
+                self.future.set_exception(error)
+        return True
+
+    def _give_up(self) -> bool:
+        self.pending.clear()
+        if self._flow is not None:
+            self._flow.close()
+        return True
+
+
+class LineClosedError(Exception):
+    """The line was closed."""
+
+
+class Line:
+    """Who waits, and whose turn it is; shared by the callers and the thread that serves them."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._active: deque[Job] = deque()
+        self._is_closed = False
+
+    def add(self, job: Job) -> None:
+        """Let a call wait for its turn."""
+        if os.getpid() != self._pid:
+            raise WorkerError(
+                f"This SafeEncoder was made in process {self._pid}; its thread and model are not "
+                f"in the forked process {os.getpid()}. Make a new one there, after the fork.\n"
+                "fork した子プロセスでは使えません。子プロセスの中で作り直してください。"
+            )
+        with self._changed:
+            if self._is_closed:
+                raise WorkerError(CLOSED)
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def next(self, timeout: float | None) -> Job | None:
+        """Take the call whose turn it is, ``None`` if none came in time; raise when closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._active or self._waiting or self._is_closed, timeout
+            )
+            if self._is_closed:
+                raise LineClosedError
+            while self._waiting and len(self._active) < ACTIVE_CALLS:
+                job = self._waiting.popleft()
+                if not job.future.cancelled():
+                    self._active.append(job)
+            return self._active.popleft() if self._active else None
+
+    def again(self, job: Job) -> None:
+        """Put a call that has not ended behind the other active ones."""
+        with self._changed:
+            if not self._is_closed:
+                self._active.append(job)
+                return
+        job.fail(WorkerError(CLOSED))
+
+    def close(self) -> list[Job]:
+        """Let nobody in any more; give those who waited."""
+        with self._changed:
+            self._is_closed = True
+            left = [*self._active, *self._waiting]
+            self._active.clear()
+            self._waiting.clear()
+            self._changed.notify_all()
+            return left
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a forked copy, whose lock nobody may ever release."""
+        return os.getpid() != self._pid
