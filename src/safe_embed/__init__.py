@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Stats,
         TextPlan,
         Usage,
+        WorkerState,
     )
 
 __version__ = "0.1.0"
@@ -80,6 +81,7 @@ __all__ = [
     "TextTooLongError",
     "Usage",
     "WorkerError",
+    "WorkerState",
     "pad_to_dim",
 ]
 
@@ -108,6 +110,7 @@ _HOMES = {
     "Stats": "types",
     "TextPlan": "types",
     "Usage": "types",
+    "WorkerState": "types",
     "pad_to_dim": "pooling",
 }
 

@@ -6,18 +6,18 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.errors import ConfigError
 from safe_embed.inputs import check_positive
-from safe_embed.model.loader import stop_pool
+from safe_embed.model.inference import Inference
+from safe_embed.model.loader import embedding_dimension, stop_pool
 from safe_embed.types import Stats
 
 if TYPE_CHECKING:
     import torch
 
-    from safe_embed.model.loader import SentenceTransformer
+    from safe_embed.model.fleet import Fleet
     from safe_embed.model.session import Session
 
 logger = logging.getLogger("safe_embed")
@@ -26,11 +26,11 @@ logger = logging.getLogger("safe_embed")
 class DropIn:
     """The surface of SentenceTransformer around a :class:`Session`, name by name."""
 
-    _session: Session
+    _session: Session | Fleet
     encode: Any  # SafeEncoder's own
 
     @property
-    def _model(self) -> SentenceTransformer:
+    def _model(self) -> Any:
         return self._session.model
 
     @property
@@ -48,31 +48,30 @@ class DropIn:
         if value is None:
             raise ConfigError("max_seq_length must be a positive integer, got None.")
         check_positive("max_seq_length", value)
-
-        def change(work: Any) -> None:
-            work.model.max_seq_length = value
-
-        self._session.run(change)
+        self._session.set_limit(value)
 
     @property
     def tokenizer(self) -> Any:
         """A copy of the model's tokenizer; the encoder's own is never shared between threads."""
-        return self._session.run(lambda work: deepcopy(work.tokenizer))
+        return self._session.run(Inference.fetch_tokenizer)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._model.device
+        found: torch.device = self._model.device
+        return found
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The type of the model's weights."""
-        return self._model.dtype
+        found: torch.dtype | None = self._model.dtype
+        return found
 
     @property
     def prompts(self) -> dict[str, Any]:
         """The model's prompts by name; may be changed or set."""
-        return self._model.prompts
+        found: dict[str, Any] = self._model.prompts
+        return found
 
     @prompts.setter
     def prompts(self, value: dict[str, Any]) -> None:
@@ -81,7 +80,8 @@ class DropIn:
     @property
     def default_prompt_name(self) -> str | None:
         """The prompt that :meth:`encode` uses when none is named; may be set."""
-        return self._model.default_prompt_name
+        found: str | None = self._model.default_prompt_name
+        return found
 
     @default_prompt_name.setter
     def default_prompt_name(self, value: str | None) -> None:
@@ -91,7 +91,8 @@ class DropIn:
     @property
     def truncate_dim(self) -> int | None:
         """How many dimensions of a vector are kept; ``None`` for all; may be set."""
-        return self._model.truncate_dim
+        found: int | None = self._model.truncate_dim
+        return found
 
     @truncate_dim.setter
     def truncate_dim(self, value: int | None) -> None:
@@ -112,12 +113,7 @@ class DropIn:
         Returns:
             The dimension, or ``None`` if the model does not know it.
         """
-        # sentence-transformers 5 knows the second name only, 6 warns about it.
-        for name in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
-            if method := getattr(self._model, name, None):
-                found: int | None = method()
-                return found
-        return None
+        return embedding_dimension(self._model)
 
     def get_sentence_embedding_dimension(self) -> int | None:
         """Tell the dimension by upstream's older name.
@@ -164,7 +160,8 @@ class DropIn:
         Returns:
             A tensor, shape (n, m).
         """
-        return self._model.similarity(embeddings1, embeddings2)
+        found: torch.Tensor = self._model.similarity(embeddings1, embeddings2)
+        return found
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Compare vectors in pairs; upstream's own.
@@ -176,7 +173,8 @@ class DropIn:
         Returns:
             A tensor, shape (n,).
         """
-        return self._model.similarity_pairwise(embeddings1, embeddings2)
+        found: torch.Tensor = self._model.similarity_pairwise(embeddings1, embeddings2)
+        return found
 
     def encode_multi_process(
         self, sentences: list[str], pool: dict[str, Any], **kwargs: Any
@@ -194,18 +192,17 @@ class DropIn:
         return self.encode(sentences, pool=pool, **kwargs)
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Start upstream's processes, to be passed to :meth:`encode` as ``pool``.
+        """Start further processes, to be passed to :meth:`encode` as ``pool``.
+
+        They are upstream's, or with ``isolation="process"`` workers as the encoder's own.
 
         Args:
-            target_devices: One device a process; ``None`` for upstream's choice.
+            target_devices: One device a process; ``None`` for all GPUs or some processes.
 
         Returns:
-            Upstream's record of the processes.
+            A record of the processes.
         """
-        found: dict[Any, Any] = self._session.run(
-            lambda work: work.model.start_multi_process_pool(target_devices)
-        )
-        return found
+        return self._session.start_pool(target_devices)
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
@@ -214,7 +211,10 @@ class DropIn:
         Args:
             pool: Its record.
         """
-        stop_pool(pool)
+        if "fleet" in pool:
+            pool["fleet"].close()
+        else:
+            stop_pool(pool)
 
     def reload(self, reason: str = "asked for") -> None:
         """Load model and tokenizer anew, now; calls of other threads go on meanwhile.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -17,10 +18,12 @@ from safe_embed.inputs import (
     accept_sentences,
     check_choice,
     check_positive,
+    check_processes,
     check_texts,
     portions,
 )
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
+from safe_embed.model.fleet import Fleet
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.session import Session
@@ -80,6 +83,12 @@ class SafeEncoder(DropIn):
         reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
             fresh tokenizer, a fresh model. The default suits a worker that nobody tuned; ``None``
             leaves memory alone.
+        isolation: ``"process"`` keeps tokenizer and model in worker processes, which are replaced
+            while they serve, and when they die; ``"none"`` on a thread of this one.
+        workers: How many worker processes; they share the cores.
+        devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
+        timeout_seconds: When a worker process that is busy with one batch for so long is taken to
+            hang, and is replaced; ``None`` for never.
         hooks: Functions that are told what was done about memory, as an :class:`Event`.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
@@ -100,11 +109,18 @@ class SafeEncoder(DropIn):
         few_shapes: bool | None = None,
         chunks: Mode = "packed",
         reload: ReloadPolicy | Literal["default"] | None = "default",
+        isolation: Literal["none", "process"] = "none",
+        workers: int = 1,
+        devices: Sequence[str] | None = None,
+        timeout_seconds: float | None = None,
         hooks: Iterable[Hook] = (),
         **sentence_transformer_options: Any,
     ) -> None:
         check_choice("on_long", on_long, get_args(OnLong))
         check_choice("chunks", chunks, get_args(Mode))
+        check_choice("isolation", isolation, ("none", "process"))
+        check_positive("workers", workers)
+        check_processes(isolation, workers, devices, timeout_seconds)
         check_positive("max_chunk_tokens", max_chunk_tokens)
         check_positive("max_batch_tokens", max_batch_tokens)
         if on_long == "truncate" and chunks == "spans":
@@ -127,7 +143,19 @@ class SafeEncoder(DropIn):
                 f"reload={policy!r} asks for a new model, but the model was loaded elsewhere and "
                 "cannot be loaded anew here. Pass a name, a folder or a loader, or another policy."
             )
-        self._session = Session(source, settings, policy, tuple(hooks))
+        self._session: Session | Fleet
+        if isolation == "none":
+            self._session = Session(source, settings, policy, tuple(hooks))
+        else:
+            self._session = Fleet(
+                source,
+                settings,
+                policy,
+                tuple(hooks),
+                workers=workers,
+                devices=devices,
+                timeout_seconds=timeout_seconds,
+            )
         limit = self.max_seq_length
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()
@@ -472,7 +500,7 @@ class SafeEncoder(DropIn):
         """Encode; where the session is needed, let the caller wait for it, in its own way."""
         texts, single = check_texts(inputs)
         check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
-        if self._session.keeper.model is None:  # between drop and load nobody is to be blocked
+        if self._session.is_between_models:  # nobody is to be blocked
             yield self._session.submit(lambda _: None)
         request = self._request(
             texts,
@@ -487,8 +515,8 @@ class SafeEncoder(DropIn):
         )
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         # Asked for now: when the vectors come, the model may be between drop and load.
-        model_is = self.dtype, request.device or self.device
-        form = {"tensor": convert_to_tensor, "array": convert_to_numpy}
+        dtype, at = self._session.model_form
+        form = partial(_in_form, dtype=dtype, device=request.device or at, tensor=convert_to_tensor)
         if output_value != "sentence_embedding":
             check_choice("output_value", output_value, ("token_embeddings", None))
             options = {
@@ -501,10 +529,10 @@ class SafeEncoder(DropIn):
                 raw = yield self._session.submit(Inference.encode_raw, request, options)
             return raw[0] if single else raw
         if not texts:
-            return _in_form(None, *model_is, **form)
+            return form(None, array=convert_to_numpy)
         vectors = yield self._session.submit(Inference.encode, request)
         vectors = finish(vectors, dim, unit_length=normalize_embeddings)
-        found = _in_form(quantize(vectors, precision), *model_is, **form)
+        found = form(quantize(vectors, precision), array=convert_to_numpy)
         return found[0] if single else found
 
     def _request(
@@ -537,17 +565,17 @@ class SafeEncoder(DropIn):
 
 
 def _in_form(
-    vectors: np.ndarray[Any, Any] | None, dtype: Any, device: Any, *, tensor: bool, array: bool
+    vectors: np.ndarray[Any, Any] | None, *, dtype: str, device: Any, tensor: bool, array: bool
 ) -> Any:
     """Give vectors in the form that the caller asked for; ``None`` for no texts at all.
 
-    *dtype* and *device* are those of the model: as upstream, a tensor has both, and an array of a
-    float16 model is float16; bfloat16 has no numpy type.
+    *dtype*, by name, and *device* are those of the model: as upstream, a tensor has both, and an
+    array of a float16 model is float16; bfloat16 has no numpy type.
     """
     if array and not tensor:
         if vectors is None:
             return np.array([])
-        is_half = str(dtype) == "torch.float16" and vectors.dtype == np.float32
+        is_half = dtype == "torch.float16" and vectors.dtype == np.float32
         return vectors.astype(np.float16) if is_half else vectors
     import torch
 
@@ -555,7 +583,7 @@ def _in_form(
         return torch.tensor([], device=device) if tensor else []
     found = torch.from_numpy(vectors)
     if vectors.dtype == np.float32:
-        found = found.to(device, dtype)
+        found = found.to(device, getattr(torch, dtype.removeprefix("torch.")))
     return found if tensor else list(found)
 
 

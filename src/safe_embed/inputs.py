@@ -111,6 +111,34 @@ def check_positive(name: str, value: Any) -> None:
         raise ConfigError(msg)
 
 
+def check_processes(
+    isolation: str, workers: int, devices: Any, timeout_seconds: float | None
+) -> None:
+    """Refuse arguments about worker processes that cannot work.
+
+    Args:
+        isolation: ``"none"`` or ``"process"``.
+        workers: How many.
+        devices: One a worker, in turn.
+        timeout_seconds: A time above 0, or ``None``.
+
+    Raises:
+        ConfigError: If one of them cannot work, or needs ``isolation="process"``.
+    """
+    if isolation == "none" and (workers != 1 or devices is not None or timeout_seconds is not None):
+        raise ConfigError(
+            "workers, devices and timeout_seconds are about worker processes. Add "
+            "isolation='process', or leave them out."
+        )
+    named = isinstance(devices, list | tuple) and all(isinstance(one, str) for one in devices)
+    if devices is not None and not (named and devices):
+        raise ConfigError(f"devices={devices!r}: give a list such as ['cuda:0', 'cuda:1'].")
+    if timeout_seconds is not None and not (
+        isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf
+    ):
+        raise ConfigError(f"timeout_seconds={timeout_seconds!r}: give a number above 0, or None.")
+
+
 def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
     """Gather the texts of a stream into portions of bounded size, checked.
 

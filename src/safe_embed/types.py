@@ -294,7 +294,8 @@ class Event:
 
     Attributes:
         kind: ``"remedy"`` (a rung was taken), ``"failed"`` (a rung failed; the old model serves),
-            or ``"unreached"`` (all rungs were taken and the bound is still exceeded).
+            ``"unreached"`` (all rungs were taken and the bound is still exceeded), or ``"died"``
+            (a worker process ended by itself; it is replaced and its work done again).
         reason: Why.
         rung: Which rung.
         before: The measurement before.
@@ -303,13 +304,28 @@ class Event:
         error: Type of the error that made it fail, without its message; ``None`` otherwise.
     """
 
-    kind: Literal["remedy", "failed", "unreached"]
+    kind: Literal["remedy", "failed", "unreached", "died"]
     reason: str
     rung: Rung
     before: MemorySample
     after: MemorySample
     seconds: float
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker process of an encoder with ``isolation="process"``.
+
+    Attributes:
+        pid: Of the process.
+        sample: The newest measurement of it.
+        baseline: The measurement after warm-up; ``None`` before.
+    """
+
+    pid: int
+    sample: MemorySample
+    baseline: MemorySample | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +341,8 @@ class Stats:
         sample: The newest measurement.
         baseline: The measurement after warm-up; ``None`` before.
         events: The last hundred things done about memory, oldest first.
+        workers: The processes that hold the model, with ``isolation="process"``; *sample* and
+            *baseline* are those of one of them then.
     """
 
     calls: int
@@ -335,6 +353,7 @@ class Stats:
     sample: MemorySample
     baseline: MemorySample | None
     events: tuple[Event, ...]
+    workers: tuple[WorkerState, ...] = ()
 
 
 class Hook(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,10 @@ class Engine(Inference):
         """Let upstream's own processes embed pieces that fit; all dimensions."""
         vectors: FloatArray = self.model.encode(pieces, truncate_dim=sys.maxsize, **upstream)
         return vectors
+
+    def copies(self, names: Sequence[str]) -> list[Any]:
+        """Copy parts that are not to be shared between threads."""
+        return [deepcopy(getattr(self, name)) for name in names]
 
     def embed_now(self, texts: Sequence[str]) -> FloatArray:
         """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""

@@ -88,7 +88,7 @@ class Task:
         deaths: How many processes have died of it.
     """
 
-    name: Literal["chunk", "forward", "raw", "raw_elsewhere"]
+    name: Literal["chunk", "forward", "raw", "raw_elsewhere", "copies"]
     items: Sequence[Any]
     options: dict[str, Any]
     deaths: int = 0
@@ -237,6 +237,11 @@ class Inference(ABC):
         if lost:
             raise _lost_texts(lost, [None if one is LOST else one for one in found])
         return list(found)
+
+    def fetch_tokenizer(self) -> Flow[Any]:
+        """Give a copy of the tokenizer."""
+        [[found]] = yield Wave([Task("copies", ["tokenizer"], {})])
+        return found
 
     def tally(self, texts: int) -> None:
         """Note that a call has ended."""

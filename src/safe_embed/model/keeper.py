@@ -11,7 +11,7 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,6 +74,8 @@ class Keeper:
         settings: What the encoder does with every text.
         policy: When something must be done.
         hooks: Who is told.
+        leave: Asks for another process in the place of this one, and says why; ``None`` where
+            that is not to be had.
     """
 
     def __init__(
@@ -82,7 +84,11 @@ class Keeper:
         settings: Settings,
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
+        leave: Callable[[str], None] | None = None,
     ) -> None:
+        self._leave = leave
+        self._left: BaseException | bool = False
+        self._climbs_for = ""
         self._policy = policy
         self._hooks = tuple(hooks)
         self._sampler = Sampler()
@@ -123,12 +129,32 @@ class Keeper:
             tuple(self._events),
         )
 
+    @property
+    def sample(self) -> MemorySample:
+        """The newest measurement."""
+        return self._sampler.take()
+
+    @property
+    def baseline(self) -> MemorySample | None:
+        """The measurement after warm-up; ``None`` before."""
+        return self._baseline
+
+    def stay(self, error: BaseException) -> None:
+        """Go on in this process after all: the other one that was asked for could not be had.
+
+        Args:
+            error: What kept it.
+        """
+        self._left = error
+
     def watch(self) -> bool:
         """Ask the policy, and take the next step of what it asks for.
 
         Returns:
             Whether something is under way that has to wait.
         """
+        if self._left is True:
+            return False  # another process will take over, however long it takes to come
         if self._baseline is None and self.engine.done.calls >= WARM_UP_CALLS:
             self._trim()
             self._baseline = self._measure()
@@ -204,6 +230,10 @@ class Keeper:
             return None
         usage = self._usage()
         reason = self._policy.reason(usage)
+        if reason is not None and reason.rung == Rung.MODEL and self._leave is not None:
+            # A new process has a new model too, and nobody waits for it.
+            reason = replace(reason, rung=Rung.PROCESS)
+        self._climbs_for = "" if reason is None else reason.text
         return None if reason is None else self._ladder.climb(reason, usage.sample)
 
     def _begin(self) -> None:
@@ -259,6 +289,8 @@ class Keeper:
         }
         if not self._source.is_loaded:
             remedies[Rung.MODEL] = self._renew_model
+        if self._leave is not None:
+            remedies[Rung.PROCESS] = self._renew_process
         return remedies
 
     def _trim(self) -> None:
@@ -297,6 +329,17 @@ class Keeper:
         tokenizer = self.engine.tokenizer
         return self._renew(tokenizer if forgets(tokenizer) else None)
 
+    def _renew_process(self) -> Iterator[None]:
+        """Ask for another process; this one goes on until it has taken over, or cannot be had."""
+        self._left = True
+        if self._leave is not None:
+            self._leave(self._climbs_for)
+        while self._left is True:
+            yield
+        error, self._left = self._left, False
+        if error:
+            raise error
+
     def _renew_all(self) -> Iterator[None]:
         """Load model and tokenizer anew."""
         return self._renew(None)
@@ -326,7 +369,7 @@ class Keeper:
         """Put a fresh model in the place of the old one, if it is the same model."""
         apply_settings(model, look.settings)
         fresh = replace(self.engine, model=model, tokenizer=self._source.tokenizer_of(model))
-        canary = self._canary(fresh)
+        canary = self.canary(fresh)
         # Not `<`: a model that gives NaN is another one.
         if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
@@ -345,7 +388,7 @@ class Keeper:
 
     def _look(self) -> _Look:
         """Note what a fresh model must be like, at the last moment: users may change settings."""
-        return _Look(user_settings(self.engine.model), self._canary(self.engine))
+        return _Look(user_settings(self.engine.model), self.canary())
 
     def _drop(self, tokenizer: Any) -> _Look:
         """Let the old model go before the new one comes; calls wait meanwhile."""
@@ -356,9 +399,16 @@ class Keeper:
         self._give_back(dropped)
         return self._lost
 
-    def _canary(self, engine: Engine) -> FloatArray:
-        """Embed the fixed text; a unit vector."""
-        [vector] = engine.embed_now([_CANARY])
+    def canary(self, engine: Engine | None = None) -> FloatArray:
+        """Embed a fixed text, by which a model is known.
+
+        Args:
+            engine: With another model; ``None`` for the one that serves.
+
+        Returns:
+            A unit vector, shape (dimension,).
+        """
+        [vector] = (engine or self.engine).embed_now([_CANARY])
         return normalize(vector)
 
 

@@ -140,6 +140,19 @@ class ModelSource:
             return self
         return replace(self, options={**self.options, "revision": revision})
 
+    def on_device(self, device: str) -> ModelSource:
+        """Load onto another device.
+
+        Args:
+            device: Such as ``"cuda:1"``.
+
+        Returns:
+            A source that does; a user's own loader chooses for itself.
+        """
+        if self.is_loaded or callable(self.spec):
+            return self
+        return replace(self, options={**self.options, "device": device})
+
     def fingerprint(self) -> Fingerprint:
         """Note what the model's files look like, to see whether another model lies there later.
 
@@ -358,6 +371,40 @@ def weights_bytes(model: SentenceTransformer | None) -> int:
     """
     weights = [] if model is None else [*model.parameters(), *model.buffers()]
     return sum(one.numel() * one.element_size() for one in weights)
+
+
+def embedding_dimension(model: SentenceTransformer) -> int | None:
+    """Tell the dimension of a model's vectors.
+
+    Args:
+        model: Any SentenceTransformer.
+
+    Returns:
+        The dimension, or ``None`` if the model does not know it.
+    """
+    # sentence-transformers 5 knows the second name only, 6 warns about it.
+    for name in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
+        if method := getattr(model, name, None):
+            found: int | None = method()
+            return found
+    return None
+
+
+def similarity_function(name: str, *, pairwise: bool) -> Any:
+    """Find upstream's function that compares vectors.
+
+    Args:
+        name: Such as ``"cosine"``.
+        pairwise: Whether it compares in pairs, or all with all.
+
+    Returns:
+        The function of two arrays or tensors; gives a tensor.
+    """
+    from sentence_transformers import SimilarityFunction
+
+    if pairwise:
+        return SimilarityFunction.to_similarity_pairwise_fn(name)
+    return SimilarityFunction.to_similarity_fn(name)
 
 
 def ends_in_normalize(model: SentenceTransformer) -> bool:

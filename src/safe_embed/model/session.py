@@ -135,6 +135,43 @@ class Session:
         return model
 
     @property
+    def is_between_models(self) -> bool:
+        """Whether settings cannot be read just now: between drop and load."""
+        return self.keeper.model is None
+
+    @property
+    def model_form(self) -> tuple[str, str]:
+        """Names of the type of the model's weights, and of its device."""
+        model = self.model
+        return str(model.dtype), str(model.device)
+
+    def set_limit(self, tokens: int) -> None:
+        """Set how many tokens the model reads of one chunk.
+
+        Args:
+            tokens: A positive number.
+        """
+
+        def change(engine: Engine) -> None:
+            engine.model.max_seq_length = tokens
+
+        self.run(change)
+
+    def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
+        """Start upstream's own processes.
+
+        Args:
+            devices: One a process; ``None`` for upstream's choice.
+
+        Returns:
+            Upstream's record of them.
+        """
+        found: dict[Any, Any] = self.run(
+            lambda engine: engine.model.start_multi_process_pool(devices)
+        )
+        return found
+
+    @property
     def stats(self) -> Stats:
         """What was done so far."""
         return self.keeper.stats
@@ -184,9 +221,9 @@ def _step(job: Job, keeper: Keeper) -> bool:
     except BaseException as raised:  # noqa: BLE001 it belongs to the caller
         return job.fail(raised)
     if job.pending and not job.future.cancelled():
-        place, task = job.pending.popleft()
+        task, note = job.pending.popleft()
         try:
-            job.note(place, engine.do(task))
+            note(engine.do(task))
         except BaseException as raised:  # noqa: BLE001 likewise
             return job.fail(raised)
         if job.pending:

@@ -7,8 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from safe_embed.errors import WorkerError
 from safe_embed.model.inference import Inference, Task, Wave
@@ -36,6 +37,27 @@ def wait_for(future: Future[T]) -> T:
         raise
 
 
+class Piece(NamedTuple):
+    """A task of a call, and who takes its result: the call, or what puts two halves together."""
+
+    task: Task
+    note: Callable[[Any], None]
+
+    def halves(self) -> tuple[Piece, Piece]:
+        """Part a task with more than one item in two; their results become one again."""
+        middle = len(self.task.items) // 2
+        found: dict[int, Any] = {}
+
+        def note(place: int, result: Any) -> None:
+            found[place] = result
+            if len(found) > 1:
+                self.note([*found[0], *found[1]])
+
+        items = self.task.items[:middle], self.task.items[middle:]
+        first, second = (replace(self.task, items=one) for one in items)
+        return Piece(first, partial(note, 0)), Piece(second, partial(note, 1))
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A call: what to run, where its result goes, and what there is to do for it now.
@@ -48,7 +70,7 @@ class Job:
     work: Callable[[Any], Any]
     needs_model: bool = True
     future: Future[Any] = field(default_factory=Future)
-    pending: deque[tuple[int, Task]] = field(default_factory=deque)
+    pending: deque[Piece] = field(default_factory=deque)
     _flow: Generator[Wave | None, Any, Any] | None = None
     _wave: Wave | None = None
     _found: list[Any] = field(default_factory=list)
@@ -82,18 +104,13 @@ class Job:
         except BaseException as raised:  # noqa: BLE001 it belongs to the caller
             return self.end(error=raised)
         tasks = [] if self._wave is None else self._wave.tasks
-        self.pending.extend(enumerate(tasks))
+        self.pending.extend(Piece(task, partial(self._note, at)) for at, task in enumerate(tasks))
         self._found = [None] * len(tasks)
         self._open = len(tasks)
         return False
 
-    def note(self, place: int, found: Any) -> None:
-        """Take the result of a task.
-
-        Args:
-            place: Of the task in its wave.
-            found: Its result.
-        """
+    def _note(self, place: int, found: Any) -> None:
+        """Take the result of a task of the wave."""
         self._found[place] = found
         self._open -= 1
         if self._wave is not None and self._wave.bar is not None:

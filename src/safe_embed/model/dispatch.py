@@ -1,0 +1,599 @@
+"""The one thread that deals with worker processes: who does what, who is replaced, who has died.
+
+Everything that happens reaches it as a call in its inbox, so that nothing here needs a lock. Each
+worker has a place; a worker that is to take another's place loads while that one serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from safe_embed.errors import ReloadError, WorkerError
+from safe_embed.memory.sampling import Sampler
+from safe_embed.model.inference import LOST, Settings
+from safe_embed.model.loader import ModelSource
+from safe_embed.model.remote import RemoteInference
+from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
+from safe_embed.model.wire import Wire, WireClosedError, begin_process
+from safe_embed.model.worker import (
+    Change,
+    Leave,
+    Logged,
+    ModelFacts,
+    Ready,
+    Refused,
+    Result,
+    Start,
+    State,
+    Stay,
+    Tally,
+    Told,
+)
+from safe_embed.types import Event, Hook, MemorySample, ReloadPolicy, Rung, WorkerState
+
+logger = logging.getLogger("safe_embed")
+
+# A task that so many processes have died of is parted; one of a single item is given up.
+MOST_DEATHS = 2
+# After so many workers in a row that could not be begun the calls that wait get an error.
+MOST_REFUSALS = 3
+_FIRST_RETRY_SECONDS = 0.5
+_LAST_RETRY_SECONDS = 60.0
+# How much more room a second worker must have than the first was seen to take.
+_HEADROOM = 1.2
+_SAME_MODEL_COSINE = 0.9999
+# How long a process may take to end when it was told to.
+_EXIT_SECONDS = 5.0
+_KEPT_EVENTS = 100
+_UNKNOWN = MemorySample(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every worker is to be.
+
+    Attributes:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When memory must be given back.
+        devices: Of each place, in order; ``None`` for the source's own.
+        threads: How many threads torch uses in a worker; ``None`` for its own choice.
+        timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
+        environment: Of the processes, besides this one's.
+    """
+
+    source: ModelSource
+    settings: Settings
+    policy: ReloadPolicy
+    devices: Sequence[str | None]
+    threads: int | None = None
+    timeout_seconds: float | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A worker process, and what it is doing."""
+
+    place: _Place
+    process: subprocess.Popen[bytes]
+    wire: Wire
+    listener: threading.Thread | None = None
+    facts: ModelFacts | None = None
+    sample: MemorySample = _UNKNOWN
+    baseline: MemorySample | None = None
+    job: Job | None = None
+    piece: Piece | None = None
+    deadline: float | None = None
+    is_leaving: bool = False
+    error: BaseException | None = None
+    ended_because: str = ""
+
+    @property
+    def is_free(self) -> bool:
+        return self.facts is not None and self.piece is None and not self.is_leaving
+
+    def send(self, message: Any) -> None:
+        try:
+            self.wire.send(message)
+        except WireClosedError:  # its end is noticed by whoever listens
+            self.kill("it reads no messages any more")
+
+    def kill(self, reason: str) -> None:
+        self.ended_because = self.ended_because or reason
+        self.process.kill()
+
+    def leave(self) -> None:
+        """Let it end, after the task that it is doing."""
+        self.is_leaving = True
+        if self.piece is None:
+            self.wire.hang_up()
+
+    def take_piece(self) -> tuple[Job | None, Piece | None]:
+        found = self.job, self.piece
+        self.job = self.piece = self.deadline = None
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class _Recycling:
+    """A worker is to be replaced: why, and who waits for it."""
+
+    reason: str
+    before: MemorySample
+    since: float
+    future: Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where one worker serves, one may be getting ready, and then another."""
+
+    device: str | None
+    serving: _Worker | None = None
+    coming: _Worker | None = None
+    recycling: _Recycling | None = None
+    retry_at: float | None = None
+
+
+class Dispatcher:
+    """Deals with the workers of one encoder.
+
+    Args:
+        plan: What every worker is to be.
+        settings: What the encoder does with every text, its own pooling included.
+        hooks: Who is told of what is done about memory.
+        before: The dispatcher of another process, whose forked copy this is; what users have set
+            there holds here.
+
+    Attributes:
+        begun: Is done when all workers are ready for the first time.
+        inference: What flows are given; has a model's facts once *begun* is done.
+        events: The last hundred things done about memory.
+        reloads: How often a model was loaded anew.
+        changes: What users have set on the model, for workers that come later.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        hooks: Sequence[Hook],
+        before: Dispatcher | None = None,
+    ) -> None:
+        self.begun: Future[None] = Future()
+        self.inference = RemoteInference(settings)
+        self.changes: dict[str, Any] = {}
+        if before is not None:
+            self.inference.learn_from(before.inference)
+            self.changes |= before.changes
+        self.events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self.reloads = 0
+        self._plan = plan
+        self._hooks = tuple(hooks)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._places = [_Place(device) for device in plan.devices]
+        self._workers: list[_Worker] = []
+        self._waiting: deque[Job] = deque()
+        self._active: deque[Job] = deque()
+        self._recyclings: deque[tuple[_Place, _Recycling]] = deque()
+        self._sampler = Sampler()
+        self._last: _Worker | None = None
+        self._refusals = 0
+        self._is_closed = False
+
+    # What other threads may call
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Let the dispatcher's thread call something."""
+        self._inbox.put(call)
+
+    def add(self, job: Job) -> None:
+        """Let a call wait for its turn."""
+        self.post(partial(self._add, job))
+
+    def change(self, **changes: Any) -> None:
+        """Set something on every model, and on those that come later."""
+        self.post(partial(self._change, changes))
+
+    def reload(self, reason: str) -> list[Future[None]]:
+        """Replace every worker; one future for each."""
+        futures: list[Future[None]] = [Future() for _ in self._places]
+        self.post(partial(self._reload, reason, futures))
+        return futures
+
+    def close(self) -> None:
+        """End all workers; calls that wait get an error."""
+        self.post(self._close)
+
+    def abandon(self) -> None:
+        """Let go of all workers in a forked copy, without a word to them."""
+        for worker in self._workers:
+            worker.wire.close()
+            worker.process.returncode = 0  # it is not ours to wait for
+
+    @property
+    def workers(self) -> tuple[WorkerState, ...]:
+        """Those that serve now."""
+        serving = [place.serving for place in self._places]
+        return tuple(
+            WorkerState(one.process.pid, one.sample, one.baseline) for one in serving if one
+        )
+
+    @property
+    def newest_sample(self) -> MemorySample:
+        """Of the worker that did something last, or of this process while there is none."""
+        return self._sampler.take() if self._last is None else self._last.sample
+
+    # The thread
+
+    def run(self) -> None:
+        """Deal with everything until it is closed: the whole life of the thread."""
+        try:
+            for place in self._places:
+                self._begin(place)
+            while not self._is_closed:
+                self._assign()
+                with contextlib.suppress(queue.Empty):
+                    self._inbox.get(timeout=self._patience())()
+                self._look_at_the_clock()
+        finally:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._is_closed = True
+        if not self.begun.done():
+            self.begun.set_exception(WorkerError(CLOSED))
+        self._fail_all(WorkerError(CLOSED))
+        for worker in self._workers:
+            worker.is_leaving = True
+            worker.wire.hang_up()
+        for worker in self._workers:
+            if worker.listener is not None:
+                worker.listener.join(2 * _EXIT_SECONDS)
+        while not self._inbox.empty():  # what came too late
+            with contextlib.suppress(Exception):
+                self._inbox.get()()
+
+    def _close(self) -> None:
+        self._is_closed = True
+
+    def _fail_all(self, error: WorkerError) -> None:
+        for job in (*self._active, *self._waiting):
+            job.fail(error)
+        self._active.clear()
+        self._waiting.clear()
+        for place in self._places:
+            self._end_recycling(place, error)
+        for _, recycling in self._recyclings:
+            recycling.future.set_exception(error)
+        self._recyclings.clear()
+
+    def _patience(self) -> float | None:
+        """How long nothing need be done unless something happens."""
+        times = [worker.deadline for worker in self._workers]
+        times += [place.retry_at for place in self._places]
+        due = [one for one in times if one is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.deadline is not None and now >= worker.deadline:
+                worker.deadline = None
+                worker.kill(f"a task took longer than {self._plan.timeout_seconds:g} s")
+        for place in self._places:
+            if place.retry_at is not None and now >= place.retry_at:
+                self._begin(place)
+
+    # Calls and their tasks
+
+    def _add(self, job: Job) -> None:
+        if self._is_closed:
+            job.fail(WorkerError(CLOSED))
+            return
+        self._waiting.append(job)
+
+    def _assign(self) -> None:
+        """Let every flow go on that can, and give every free worker a task, call by call."""
+        self._advance()
+        free = [one.serving for one in self._places if one.serving and one.serving.is_free]
+        for worker in free:
+            job = next((one for one in self._active if one.pending), None)
+            if job is None:
+                return
+            self._active.remove(job)
+            self._active.append(job)
+            worker.job, worker.piece = job, job.pending.popleft()
+            if self._plan.timeout_seconds is not None:
+                worker.deadline = time.monotonic() + self._plan.timeout_seconds
+            worker.send(worker.piece.task)
+
+    def _advance(self) -> None:
+        most = max(ACTIVE_CALLS, 2 * len(self._places))
+        while self._waiting and len(self._active) < most:
+            self._active.append(self._waiting.popleft())
+        for job in tuple(self._active):
+            if job.future.cancelled():
+                job.fail(CancelledError())
+                self._active.remove(job)
+            while job in self._active and not job.is_waiting:
+                if job.go_on(self.inference):
+                    self._active.remove(job)
+                    self._count_calls()
+        if self._waiting and len(self._active) < most:
+            self._advance()
+
+    def _count_calls(self) -> None:
+        """Let a worker know of calls that have ended, for policies that count them."""
+        while self.inference.ended:
+            texts = self.inference.ended.popleft()
+            if self._last is not None and not self._last.is_leaving:
+                self._last.send(Tally(texts))
+
+    def _on_result(self, worker: _Worker, result: Result) -> None:
+        job, piece = worker.take_piece()
+        self._last = worker
+        if worker.is_leaving:
+            worker.wire.hang_up()
+        if job is None or piece is None:
+            return
+        if result.error is None:
+            self.inference.count(piece.task)
+            piece.note(result.found)
+        elif job.fail(result.error) and job in self._active:
+            self._active.remove(job)
+
+    def _again(self, job: Job, piece: Piece) -> None:
+        """Have a task done that a process died of: once more, then in halves, then not at all."""
+        piece.task.deaths += 1
+        if job.future.done():
+            return
+        if piece.task.deaths < MOST_DEATHS:
+            job.pending.appendleft(piece)
+        elif len(piece.task.items) > 1:
+            for half in piece.halves()[::-1]:
+                half.task.deaths = MOST_DEATHS - 1
+                job.pending.appendleft(half)
+        else:
+            piece.note([LOST])
+
+    # Workers come and go
+
+    def _begin(self, place: _Place) -> None:
+        """Begin a worker; it serves in this place once its model is loaded."""
+        place.retry_at = None
+        plan = self._plan
+        source = plan.source if place.device is None else plan.source.on_device(place.device)
+        try:
+            process, wire = begin_process(plan.environment)
+        except OSError as error:  # no memory for a process, or no more of them allowed
+            self._on_refusal(place, error)
+            return
+        worker = place.coming = _Worker(place, process, wire)
+        self._workers.append(worker)
+        worker.listener = threading.Thread(
+            target=self._listen, args=(worker,), name="safe_embed-listen", daemon=True
+        )
+        worker.listener.start()
+        level = logger.getEffectiveLevel()
+        changes = dict(self.changes)
+        try:
+            worker.send(Start(source, plan.settings, plan.policy, changes, plan.threads, level))
+        except Exception as error:  # noqa: BLE001 what cannot be pickled was found before
+            worker.error = error
+            worker.kill("it could not be told what to be")
+
+    def _listen(self, worker: _Worker) -> None:
+        """Pass on what a worker says, until it is gone; a thread of its own."""
+        while True:
+            try:
+                message = worker.wire.receive()
+            except WireClosedError:
+                break
+            except Exception as error:  # noqa: BLE001 what a model gave cannot be read here
+                kind = type(error).__name__
+                message = Result(error=WorkerError(f"A result cannot be read here: {kind}."))
+            self.post(partial(self._on_message, worker, message))
+        try:
+            worker.process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.wire.close()
+        self.post(partial(self._on_end, worker))
+
+    def _on_message(self, worker: _Worker, message: Any) -> None:
+        match message:
+            case Result():
+                self._on_result(worker, message)
+            case State():
+                worker.sample, worker.baseline = message.sample, message.baseline
+            case Ready():
+                self._on_ready(worker, message)
+            case Refused():
+                worker.error = message.error
+            case Told():
+                self._tell(message.event)
+            case Logged():
+                logger.log(message.level, "%s", message.message)
+            case Leave() if worker is worker.place.serving:
+                self._recycle(worker.place, message.reason, Future())
+
+    def _on_ready(self, worker: _Worker, ready: Ready) -> None:
+        place, known = worker.place, self.inference.facts
+        if known is not None and not _is_same(known, ready.facts):
+            worker.error = ReloadError(
+                "The model that was loaded gives other vectors than the one before."
+            )
+            worker.wire.hang_up()
+            return
+        self.inference.learn(ready.facts)
+        self._refusals = 0
+        worker.facts, worker.sample = ready.facts, ready.sample
+        old, place.serving, place.coming = place.serving, worker, None
+        self._last = self._last or worker
+        if old is not None:
+            old.leave()
+        if place.recycling is not None:
+            since, reason = place.recycling.since, place.recycling.reason
+            seconds = time.monotonic() - since
+            self.reloads += 1
+            before = place.recycling.before
+            self._tell(Event("remedy", reason, Rung.PROCESS, before, ready.sample, seconds))
+            logger.info("PROCESS: remedy (%s) in %.3f s", reason, seconds)
+        self._end_recycling(place)
+        if not self.begun.done() and all(one.serving for one in self._places):
+            self.begun.set_result(None)
+
+    def _on_end(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        place = worker.place
+        if self._last is worker:
+            self._last = None
+        if self._is_closed:
+            return
+        if worker.facts is None:
+            place.coming = None
+            self._on_refusal(place, worker.error or WorkerError(_ended_early(worker)))
+            return
+        if place.serving is worker:
+            place.serving = None
+            if not worker.is_leaving:
+                self._on_death(worker)
+        job, piece = worker.take_piece()
+        if job is not None and piece is not None:
+            self._again(job, piece)
+        if place.serving is None and place.coming is None:
+            self._begin(place)
+
+    def _on_death(self, worker: _Worker) -> None:
+        why = f"the worker process ended: {_ending(worker)}"
+        logger.warning("PROCESS: %s; it is replaced, and its task done again", why)
+        self._tell(Event("died", why, Rung.PROCESS, worker.sample, worker.sample, 0.0))
+
+    def _on_refusal(self, place: _Place, error: BaseException) -> None:
+        """Deal with a worker that could not be begun: the old one stays, or it is tried again."""
+        self._refusals += 1
+        if not self.begun.done():
+            self.begun.set_exception(error)
+            self._is_closed = True
+            return
+        if place.serving is not None:
+            place.serving.send(Stay(error))
+            self._end_recycling(place, error)
+            return
+        logger.warning("PROCESS: a worker could not be begun: %s", type(error).__name__)
+        self._end_recycling(place, error)
+        wait = min(_FIRST_RETRY_SECONDS * 2 ** min(self._refusals, 10), _LAST_RETRY_SECONDS)
+        place.retry_at = time.monotonic() + wait
+        if self._refusals >= MOST_REFUSALS and not any(one.serving for one in self._places):
+            failed = WorkerError(
+                f"No worker process could be begun, {self._refusals} times in a row; it is tried "
+                f"again in {wait:.0f} s. The last error: {type(error).__name__}: {error}\n"
+                "ワーカープロセスを起動できません。上のエラーを確認してください。"
+            )
+            failed.__cause__ = error
+            self._fail_all(failed)
+
+    # One worker in the place of another
+
+    def _reload(self, reason: str, futures: Sequence[Future[None]]) -> None:
+        for place, future in zip(self._places, futures, strict=True):
+            self._recycle(place, reason, future)
+
+    def _recycle(self, place: _Place, reason: str, future: Future[None]) -> None:
+        """Replace a worker, one at a time: beside it while there is room for both, else after."""
+        serving = place.serving
+        before = _UNKNOWN if serving is None else serving.sample
+        recycling = _Recycling(reason, before, time.monotonic(), future)
+        if any(one.recycling for one in self._places):
+            self._recyclings.append((place, recycling))
+            return
+        place.recycling = recycling
+        if serving is None:
+            return  # another is coming already
+        if self._has_room(serving):
+            self._begin(place)
+        else:
+            recycling.reason += "; no room for two, so that calls waited"
+            place.serving = None
+            serving.leave()
+
+    def _end_recycling(self, place: _Place, error: BaseException | None = None) -> None:
+        """Tell who waits for a new worker, and let the next place have its turn."""
+        recycling, place.recycling = place.recycling, None
+        if recycling is None:
+            return
+        if error is None:
+            recycling.future.set_result(None)
+        else:
+            recycling.future.set_exception(error)
+        if self._recyclings:
+            place, waiting = self._recyclings.popleft()
+            self._recycle(place, waiting.reason, waiting.future)
+
+    def _has_room(self, worker: _Worker) -> bool:
+        facts = worker.facts
+        if facts is None:
+            return False
+        rooms = (
+            (self._sampler.take(fresh=True).room_bytes, facts.load_bytes),
+            (worker.sample.device_free_bytes, facts.weights_bytes),
+        )
+        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
+
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        self.changes |= changes
+        for worker in self._workers:
+            worker.send(Change(dict(changes)))
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+        self.reloads += (event.kind, event.rung) == ("remedy", Rung.MODEL)
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                logger.warning("a hook failed", exc_info=True)
+
+
+def _is_same(known: ModelFacts, fresh: ModelFacts) -> bool:
+    if known.canary.shape != fresh.canary.shape:
+        return False
+    return float(known.canary @ fresh.canary) >= _SAME_MODEL_COSINE
+
+
+def _ended_early(worker: _Worker) -> str:
+    return (
+        f"The worker process ended before its model was loaded: {_ending(worker)}. Memory may have "
+        "run out; what it wrote last stands in the standard error output.\n"
+        "モデルを読み込む前にワーカープロセスが終了しました。メモリ不足の可能性があります。"
+    )
+
+
+def _ending(worker: _Worker) -> str:
+    """Say how a process has ended."""
+    if worker.ended_because:
+        return worker.ended_because
+    code = worker.process.returncode
+    if code is None or code >= 0 or sys.platform == "win32":
+        return f"exit status {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hint = (
+        ", which is what the system sends when memory runs out" if -code == signal.SIGKILL else ""
+    )
+    return f"{name}{hint}"

@@ -1,0 +1,299 @@
+"""A session whose model lives in processes of their own: the encoder's side of it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, Concatenate, ParamSpec
+
+from safe_embed.errors import ConfigError, ReloadError, WorkerError
+from safe_embed.model.dispatch import Dispatcher, Plan
+from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.loader import ModelSource
+from safe_embed.model.remote import RemoteModel
+from safe_embed.model.turns import CLOSED, Job, wait_for
+from safe_embed.pooling import mean_pool
+from safe_embed.types import Hook, ReloadPolicy, Stats
+
+P = ParamSpec("P")
+
+_CLOSE_SECONDS = 30.0
+# Whatever splits work among the cores reads one of these when it is first used.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+# Those that a fork must leave to the parent.
+_FLEETS: weakref.WeakSet[Fleet] = weakref.WeakSet()
+
+
+class Fleet:
+    """Runs calls on a model in worker processes; what a :class:`Session` is for a thread.
+
+    Args:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When memory must be given back, up to a new process.
+        hooks: Who is told of it.
+        workers: How many processes.
+        devices: Of the workers, in turn; ``None`` for the source's own.
+        timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
+
+    Raises:
+        ConfigError: If something cannot be passed to another process.
+        WorkerError: If a worker ended before its model was loaded.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: Settings,
+        policy: ReloadPolicy,
+        hooks: Sequence[Hook] = (),
+        *,
+        workers: int = 1,
+        devices: Sequence[str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        if sys.platform == "win32":
+            raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
+        if source.is_loaded:
+            raise ConfigError(
+                "isolation='process' needs a model that a worker can load: a name, a folder or a "
+                "loader, not a SentenceTransformer that is loaded here."
+            )
+        # Texts are pooled here, and so a function of the user's own may be anything.
+        sent = replace(settings, pooling=mean_pool)
+        for name, value in (("model", source), ("splitter", sent), ("reload", policy)):
+            _check_portable(name, value)
+        threads = None if workers == 1 else max(1, _cores() // workers)
+        names = _THREAD_VARIABLES if threads else ()
+        places = [devices[at % len(devices)] if devices else None for at in range(workers)]
+        self._hooks = tuple(hooks)
+        self._settings = settings
+        self._plan = Plan(
+            source,
+            sent,
+            policy,
+            places,
+            threads,
+            timeout_seconds,
+            {name: os.environ.get(name, str(threads)) for name in names},
+        )
+        self._is_closed = False
+        self._starting = threading.Lock()
+        self._dispatcher = Dispatcher(self._plan, settings, self._hooks)
+        self._begin()
+        _FLEETS.add(self)
+
+    def _begin(self) -> None:
+        """Begin the thread and the workers, in this process."""
+        dispatcher = self._dispatcher
+        self._thread = threading.Thread(target=dispatcher.run, name="safe_embed", daemon=True)
+        self._thread.start()
+        # The thread knows the dispatcher, not the fleet: an encoder that is dropped ends them all.
+        self._stop = weakref.finalize(self, _stop, dispatcher, self._thread, os.getpid())
+        self._is_foreign = False
+        try:
+            dispatcher.begun.result()
+        except BaseException:
+            self._stop()
+            raise
+
+    def forked(self) -> None:
+        """Leave the workers to the parent: this is a forked copy, which begins its own later."""
+        self._dispatcher.abandon()
+        self._stop.detach()
+        self._starting = threading.Lock()  # nobody may be left here to release the old one
+        self._is_foreign = True
+
+    @property
+    def _ready(self) -> Dispatcher:
+        """The dispatcher, begun; in a forked copy that is another one."""
+        if self._is_closed:
+            raise WorkerError(CLOSED)
+        if threading.current_thread() is self._thread:
+            raise WorkerError(
+                "The encoder was called from its own thread, by a hook or a pooling function, and "
+                "would wait for itself for ever. Call it from elsewhere."
+            )
+        with self._starting:
+            if self._is_foreign:
+                old = self._dispatcher
+                self._dispatcher = Dispatcher(self._plan, self._settings, self._hooks, old)
+                self._begin()
+        return self._dispatcher
+
+    def submit(
+        self, work: Callable[Concatenate[Inference, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]:
+        """Queue *work*; as :meth:`safe_embed.model.session.Session.submit`.
+
+        Args:
+            work: Takes the inference, then the other arguments; gives a flow, or a result.
+            *args: Further arguments.
+            **kwargs: Further arguments.
+
+        Returns:
+            A future of what *work* gives; cancelling it gives up its place.
+
+        Raises:
+            WorkerError: If the encoder is closed.
+        """
+        job = Job(lambda inference: work(inference, *args, **kwargs))
+        self._ready.add(job)
+        return job.future
+
+    def run(
+        self,
+        work: Callable[Concatenate[Inference, P], Any],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Any:
+        """Queue *work* and wait for its result; as :meth:`submit`.
+
+        Args:
+            work: As for :meth:`submit`.
+            *args: Further arguments.
+            **kwargs: Further arguments.
+
+        Returns:
+            What *work* gives.
+        """
+        return wait_for(self.submit(work, *args, **kwargs))
+
+    def reload(self, reason: str) -> None:
+        """Replace every worker, one after the other, while the others serve.
+
+        Args:
+            reason: Why, for log and ``stats``.
+
+        Raises:
+            ReloadError: If a new one could not be had; the old one serves on if it is still there.
+        """
+        for future in self._ready.reload(reason):
+            try:
+                future.result()
+            except WorkerError:
+                raise
+            except Exception as error:
+                msg = "A worker process could not be replaced. See the error before this one."
+                raise ReloadError(msg) from error
+
+    @property
+    def model(self) -> RemoteModel:
+        """The model's settings, for reading and changing."""
+        return self._ready.inference.known
+
+    @property
+    def is_between_models(self) -> bool:
+        """Whether settings cannot be read just now: never, they are here."""
+        return False
+
+    @property
+    def model_form(self) -> tuple[str, str]:
+        """Names of the type of the model's weights, and of its device."""
+        return self.model.dtype_name, self.model.device_name
+
+    def set_limit(self, tokens: int) -> None:
+        """Set how many tokens the model reads of one chunk.
+
+        Args:
+            tokens: A positive number.
+        """
+        self.model.max_seq_length = tokens
+        self._ready.change(max_seq_length=tokens)
+
+    def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
+        """Begin further workers, for calls that name them.
+
+        Args:
+            devices: One a worker; ``None`` for two on this one's device.
+
+        Returns:
+            A record, as upstream gives one.
+        """
+        plan = self._plan
+        devices = [str(one) for one in devices or [self.model.device_name] * 2]
+        pool = Fleet(
+            plan.source,
+            self._settings,
+            plan.policy,
+            self._hooks,
+            workers=len(devices),
+            devices=devices,
+            timeout_seconds=plan.timeout_seconds,
+        )
+        pool.set_limit_like(self)
+        return {"fleet": pool, "processes": [one.pid for one in pool.stats.workers]}
+
+    def set_limit_like(self, other: Fleet) -> None:
+        """Read as many tokens of a chunk as another fleet's models do.
+
+        Args:
+            other: Of the same model.
+        """
+        limit = other.model.max_seq_length
+        if limit is not None and limit != self.model.max_seq_length:
+            self.set_limit(int(limit))
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        dispatcher = self._ready
+        workers = dispatcher.workers
+        return Stats(
+            *dispatcher.inference.done,
+            dispatcher.reloads,
+            dispatcher.newest_sample,
+            next((one.baseline for one in workers), None),
+            tuple(dispatcher.events),
+            workers,
+        )
+
+    def close(self) -> None:
+        """End all workers; calls that wait get an error. May be called again."""
+        self._is_closed = True
+        if not self._is_foreign:
+            self._stop()
+
+
+def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return
+    dispatcher.close()
+    if thread is not threading.current_thread():
+        thread.join(_CLOSE_SECONDS)
+
+
+def _check_portable(name: str, value: Any) -> None:
+    """Refuse what cannot be passed to another process, before one is begun."""
+    try:
+        pickle.dumps(value)
+    except Exception as error:
+        msg = (
+            f"isolation='process' cannot pass {name}=… to another process: "
+            f"{type(error).__name__}: {error}. Use functions and classes that stand at the top of "
+            "a module, not lambdas or what is made inside a function.\n"
+            "isolation='process' では、lambda や関数の中で定義したものは使えません。"
+        )
+        raise ConfigError(msg) from error
+
+
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _after_fork() -> None:
+    for fleet in tuple(_FLEETS):
+        fleet.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

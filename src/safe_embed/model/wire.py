@@ -1,0 +1,155 @@
+"""Messages between an encoder and its worker processes, and how such a process is begun.
+
+A message is pickled, but its large arrays travel as they are (protocol 5, out of band), over a pair
+of sockets: no shared memory, no semaphore, nothing to be left over. Both ends are our own
+processes; nothing is unpickled from anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+# Smaller buffers are cheaper inside the message.
+_OUT_OF_BAND_BYTES = 2**16
+_COUNT = struct.Struct("<I")
+_SIZE = struct.Struct("<Q")
+# A worker that reads nothing for so long hangs.
+_SEND_SECONDS = 60
+
+# No `multiprocessing`: its children import the caller's __main__ again, which a notebook or a
+# script without a guard does not survive. The folders that modules are found in come first.
+_BOOT = """
+import json, socket, sys
+from struct import unpack
+pipe = socket.socket(fileno=int(sys.argv[1]))
+head = pipe.recv(8, socket.MSG_WAITALL)
+if len(head) < 8:  # whoever began this process is gone already
+    sys.exit()
+sys.path[:] = json.loads(pipe.recv(*unpack("<Q", head), socket.MSG_WAITALL))
+from safe_embed.model.worker import main
+main(pipe)
+"""
+
+
+class WireClosedError(Exception):
+    """The other end is gone."""
+
+
+class Wire:
+    """One end of the connection between an encoder and a worker process.
+
+    Args:
+        pipe: A connected stream socket.
+    """
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Send a message whole; from any thread.
+
+        Args:
+            message: Anything that can be pickled.
+
+        Raises:
+            WireClosedError: If the other end is gone, or reads nothing any more.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+
+        def keeps(buffer: pickle.PickleBuffer) -> bool:
+            is_small = buffer.raw().nbytes < _OUT_OF_BAND_BYTES
+            if not is_small:
+                buffers.append(buffer)
+            return is_small
+
+        head = pickle.dumps(message, protocol=5, buffer_callback=keeps)
+        parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
+        sizes = b"".join(_SIZE.pack(part.nbytes) for part in parts)
+        with self._sending:
+            try:
+                self._pipe.sendall(b"".join((_COUNT.pack(len(parts)), sizes, head)))
+                for part in parts[1:]:
+                    self._pipe.sendall(part)
+            except OSError as error:
+                raise WireClosedError from error
+
+    def receive(self) -> Any:
+        """Wait for a message.
+
+        Returns:
+            The message.
+
+        Raises:
+            WireClosedError: If the other end is gone.
+        """
+        (count,) = _COUNT.unpack(self._read(_COUNT.size))
+        sizes = self._read(count * _SIZE.size)
+        head, *buffers = (self._read(size) for (size,) in _SIZE.iter_unpack(sizes))
+        return pickle.loads(head, buffers=buffers)  # noqa: S301 the other end is our own process
+
+    def hang_up(self) -> None:
+        """Let both ends know that nothing more is said; the socket stays until :meth:`close`."""
+        with contextlib.suppress(OSError):  # the other end did so before
+            self._pipe.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Free the socket; another process that has a copy of it can go on."""
+        self._pipe.close()
+
+    def _read(self, size: int) -> bytearray:
+        found = bytearray(size)
+        view = memoryview(found)
+        while view:
+            try:
+                count = self._pipe.recv_into(view)
+            except OSError as error:
+                raise WireClosedError from error
+            if not count:
+                raise WireClosedError
+            view = view[count:]
+        return found
+
+
+def begin_process(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Wire]:
+    """Begin a worker process; it waits for what :func:`safe_embed.model.worker.main` is told first.
+
+    Its standard output leads nowhere, as the caller's may carry a protocol; errors go to the
+    caller's.
+
+    Args:
+        environment: What to set besides this process's own environment.
+
+    Returns:
+        The process, and the wire to it.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 this interpreter, with code from above
+            [sys.executable, *_interpreter_flags(), "-c", _BOOT, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+    wire = Wire(ours)
+    path = json.dumps(sys.path).encode()
+    with contextlib.suppress(OSError):  # a process that is gone already is found to be when read
+        ours.sendall(_SIZE.pack(len(path)) + path)
+    return process, wire
+
+
+def _interpreter_flags() -> list[str]:
+    """Give the options that this interpreter runs with, such as -O and -X utf8."""
+    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined] # noqa: SLF001

@@ -1,0 +1,397 @@
+"""A worker process: the same keeper and engine as beside a thread, in a process of their own.
+
+What the two ends say to each other stands here too. The process ends when the other end hangs up,
+whatever it is doing then, and when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import pickle
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
+from safe_embed.model.engine import Engine
+from safe_embed.model.inference import Done, Settings, Task
+from safe_embed.model.keeper import Keeper
+from safe_embed.model.loader import (
+    ModelSource,
+    embedding_dimension,
+    user_settings,
+    weights_bytes,
+)
+from safe_embed.model.wire import Wire, WireClosedError
+from safe_embed.types import Event, FloatArray, MemorySample, ReloadPolicy
+
+logger = logging.getLogger("safe_embed")
+
+# A model that loads beside a busy one leaves the processor to it; only Linux has this by thread.
+_LOADING_NICE = 10
+# How often a worker looks whether its parent is still there, should nobody hang up.
+_PARENT_SECONDS = 1.0
+# A worker without work looks at its memory once more, for what the last task left behind.
+_IDLE_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first message to a worker: what it is to be.
+
+    Attributes:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When memory must be given back.
+        changes: What users have set on the model since: ``max_seq_length``, ``device``.
+        threads: How many threads torch uses; ``None`` for its own choice.
+        log_level: Of the logger ``safe_embed``, whose records travel.
+    """
+
+    source: ModelSource
+    settings: Settings
+    policy: ReloadPolicy
+    changes: dict[str, Any]
+    threads: int | None
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A worker that asked to be replaced is told that no other could be had.
+
+    Attributes:
+        error: What kept it.
+    """
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A user has set something on the model; ``Start.changes`` brings it to later workers.
+
+    Attributes:
+        changes: Name -> value.
+    """
+
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A call has ended, and its last task was done here.
+
+    Attributes:
+        texts: How many it had.
+    """
+
+    texts: int
+
+
+@dataclass(slots=True)
+class ModelFacts:
+    """What an encoder must know of a model that it does not hold.
+
+    Attributes:
+        limit_tokens: Tokens that the model reads of one chunk.
+        device: Where it is, such as ``"cuda:0"``.
+        dtype: The type of its weights, such as ``"torch.float32"``.
+        unit_length: Whether it ends in Normalize.
+        dimension: Of its vectors, if it knows.
+        model_kwargs: Which further arguments its forward takes.
+        settings: What users may set on it: prompts, truncate_dim …
+        weights_bytes: What its weights take on the device.
+        load_bytes: Anonymous memory of the process with the model, before any work.
+        canary: The vector of a fixed text, by which the model is known.
+    """
+
+    limit_tokens: float | None
+    device: str
+    dtype: str
+    unit_length: bool
+    dimension: int | None
+    model_kwargs: list[str]
+    settings: dict[str, Any]
+    weights_bytes: int
+    load_bytes: int
+    canary: FloatArray = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded."""
+
+    facts: ModelFacts
+    sample: MemorySample
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The model could not be loaded, or the first message not be read."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the worker's task has given: a value, or an error."""
+
+    found: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the worker's process holds, and what it has done."""
+
+    sample: MemorySample
+    baseline: MemorySample | None
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The worker's keeper did something about memory."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """The worker wrote something to the log of safe_embed."""
+
+    level: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The worker's policy wants its process replaced."""
+
+    reason: str
+
+
+def main(pipe: socket.socket) -> None:
+    """Be a worker: the whole life of the process.
+
+    Args:
+        pipe: Leads to the encoder.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
+    _die_with_parent()
+    wire = Wire(pipe)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(wire, inbox), name="read", daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), name="parent", daemon=True).start()
+    try:
+        with contextlib.suppress(WireClosedError):
+            _work(wire, inbox)
+    finally:
+        os._exit(0)  # whatever threads of libraries are doing: nobody waits for it any more
+
+
+def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+    start = inbox.get()
+    if isinstance(start, BaseException):
+        wire.send(Refused(start))
+        return
+    logger.propagate = False
+    logger.setLevel(start.log_level)
+    logger.addHandler(_WireHandler(wire))
+    try:
+        keeper = _in_background(lambda: _load(start, wire))
+        facts = _facts(keeper)
+    except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
+        wire.send(Refused(portable(error)))
+        return
+    wire.send(Ready(facts, keeper.sample))
+    _serve(wire, inbox, keeper)
+
+
+def _load(start: Start, wire: Wire) -> Keeper:
+    def tell(event: Event) -> None:
+        wire.send(Told(event))
+
+    def leave(reason: str) -> None:
+        wire.send(Leave(reason))
+
+    keeper = Keeper(start.source, start.settings, start.policy, [tell], leave)
+    if start.threads is not None:
+        import torch
+
+        torch.set_num_threads(start.threads)
+    _change(keeper.engine, start.changes)
+    return keeper
+
+
+def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper) -> None:
+    """Do one task after the other; between two of them the keeper looks at memory."""
+    timeout: float | None = None
+    told: MemorySample | None = None
+    while True:
+        try:
+            message = inbox.get(timeout=timeout)
+        except queue.Empty:
+            message = None
+        match message:
+            case Task():
+                wire.send(_do(keeper, message))
+            case Tally():
+                keeper.engine.tally(message.texts)
+            case Change():
+                _change(keeper.engine, message.changes)
+            case Stay():
+                keeper.stay(message.error)
+        waits = keeper.watch()
+        if keeper.sample is not told:
+            told = keeper.sample
+            wire.send(State(told, keeper.baseline, keeper.engine.done))
+        timeout = 0.0 if waits else _IDLE_SECONDS if message is not None else None
+
+
+def _do(keeper: Keeper, task: Task) -> Result:
+    try:
+        result = Result(keeper.ready().do(task))
+    except BaseException as error:  # noqa: BLE001 it belongs to the caller
+        result = Result(error=portable(error))
+    return result
+
+
+def _change(engine: Engine, changes: dict[str, Any]) -> None:
+    if "max_seq_length" in changes:
+        engine.model.max_seq_length = changes["max_seq_length"]
+    if "device" in changes:
+        engine.model.to(changes["device"])
+
+
+def _facts(keeper: Keeper) -> ModelFacts:
+    model = keeper.engine.model
+    kept = user_settings(model)
+    return ModelFacts(
+        model.max_seq_length,
+        str(kept.pop("device")),
+        str(kept.pop("dtype")),
+        keeper.engine.unit_length,
+        _whole_dimension(model),
+        sorted(model.get_model_kwargs()),
+        kept,
+        weights_bytes(model),
+        keeper.sample.held_bytes or 0,
+        keeper.canary(),
+    )
+
+
+def _whole_dimension(model: Any) -> int | None:
+    """Ask for the dimension of all that the model gives, however much of it users want."""
+    wanted, model.truncate_dim = model.truncate_dim, None
+    try:
+        return embedding_dimension(model)
+    finally:
+        model.truncate_dim = wanted
+
+
+def _in_background(load: Callable[[], Keeper]) -> Keeper:
+    """Load on a thread that gives way to others; threads of the model's own are begun later."""
+    found: list[Keeper] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICE)
+        try:
+            found.append(load())
+        except BaseException as error:  # noqa: BLE001 raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="load")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors.pop()
+    return found.pop()
+
+
+def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+    """Pass on what is said; when the other end hangs up the process ends at once."""
+    while True:
+        try:
+            message = wire.receive()
+        except WireClosedError:
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 what the user passed cannot be read here
+            msg = (
+                "What was passed to SafeEncoder cannot be used in a process of its own: "
+                f"{type(error).__name__}: {error}. A loader, a splitter or a policy of your own "
+                "must stand in a module that can be imported, not in __main__ or a notebook.\n"
+                "isolation='process' では、自作の関数やクラスは import できるモジュールに"
+                "置いてください。"
+            )
+            message = ConfigError(msg)
+        inbox.put(message)
+
+
+def _watch_parent(parent: int) -> None:
+    """End with the parent, even if a forked copy of it keeps the socket open."""
+    pause = threading.Event()
+    while os.getppid() == parent:
+        pause.wait(_PARENT_SECONDS)
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process with its parent, even inside native code that hangs."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def portable(error: BaseException) -> BaseException:
+    """Make an error such that another process can raise it without importing anything for it.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        The error itself if it is ours or a builtin, else the builtin it descends from, or a
+        WorkerError; the traceback is in its notes.
+    """
+    kind = type(error)
+    if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
+        found = error
+    else:
+        bases = [one for one in kind.__mro__ if one.__module__ == "builtins"]
+        base = bases[0] if bases[0] is not Exception else WorkerError
+        try:
+            found = base(f"{kind.__name__}: {error}")
+        except TypeError:  # UnicodeError and the like want more
+            found = WorkerError(f"{kind.__name__}: {error}")
+    try:
+        found = pickle.loads(pickle.dumps(found))  # noqa: S301 what was pickled here
+    except Exception:  # noqa: BLE001 whatever it holds stays here
+        found = WorkerError(f"{kind.__name__}: {error}")
+    found.add_note("In the worker process:\n" + "".join(traceback.format_exception(error)))
+    return found
+
+
+class _WireHandler(logging.Handler):
+    """Sends what is logged to the encoder's process, which knows where it shall go."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self._wire = wire
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record, as text."""
+        with contextlib.suppress(WireClosedError):
+            self._wire.send(Logged(record.levelno, self.format(record)))
