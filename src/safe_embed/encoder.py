@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from safe_embed.drop_in import DropIn
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.inputs import (
     accept_sentences,
     check_choice,
@@ -214,6 +215,7 @@ class SafeEncoder(DropIn):
             InvalidTextError: If an input is no text; nothing was computed.
             ConfigError: If an argument cannot work; nothing was computed.
             TextTooLongError: If texts do not fit where they must; nothing was computed.
+            WorkerError: If no worker process survives some texts; it holds what the others gave.
         """
         return _drive(
             self._steps(
@@ -382,17 +384,22 @@ class SafeEncoder(DropIn):
         if not texts:
             return []
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        found: list[ChunkedText] = self._session.run(Inference.encode_chunks, request)
-        return [
-            ChunkedText(
+
+        def finished(one: ChunkedText) -> ChunkedText:
+            return ChunkedText(
                 one.spans,
                 one.token_counts,
                 finish(one.vectors, dim, unit_length=normalize_embeddings),
                 one.is_long,
                 finish(one.pooled(), dim, unit_length=normalize_embeddings),
             )
-            for one in found
-        ]
+
+        try:
+            found: list[ChunkedText] = self._session.run(Inference.encode_chunks, request)
+        except WorkerError as error:
+            error.results = [one and finished(one) for one in error.results]
+            raise
+        return [finished(one) for one in found]
 
     def encode_stream(
         self,
@@ -426,6 +433,7 @@ class SafeEncoder(DropIn):
         Raises:
             InvalidTextError: If an input is no text; the vectors of all texts before it are given
                 first.
+            WorkerError: If no worker process survives a text; likewise.
             ConfigError: If an argument cannot work; at once, before anything is read.
         """
         check_precision(precision)
@@ -451,9 +459,18 @@ class SafeEncoder(DropIn):
             for texts in filter(None, portions(inputs)):
                 request = replace(self._request(texts, *options), first_index=first)
                 first += len(texts)
-                found: FloatArray = self._session.run(Inference.encode, request)
-                found = finish(found, dim, unit_length=normalize_embeddings)
-                yield from quantize(found, precision, ranges)
+                lost: WorkerError | None = None
+                try:
+                    found = list(self._session.run(Inference.encode, request))
+                except WorkerError as error:
+                    # As with bad input: what stands before it is given first.
+                    lost = error
+                    found = list(takewhile(lambda one: one is not None, error.results))
+                if found:
+                    whole = finish(np.stack(found), dim, unit_length=normalize_embeddings)
+                    yield from quantize(whole, precision, ranges)
+                if lost is not None:
+                    raise lost
 
         return vectors()
 
@@ -500,8 +517,9 @@ class SafeEncoder(DropIn):
         """Encode; where the session is needed, let the caller wait for it, in its own way."""
         texts, single = check_texts(inputs)
         check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
-        if self._session.is_between_models:  # nobody is to be blocked
-            yield self._session.submit(lambda _: None)
+        session = self._session
+        if session.is_between_models:  # nobody is to be blocked
+            yield session.submit(lambda _: None)
         request = self._request(
             texts,
             prompt_name,
@@ -515,7 +533,7 @@ class SafeEncoder(DropIn):
         )
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         # Asked for now: when the vectors come, the model may be between drop and load.
-        dtype, at = self._session.model_form
+        dtype, at = session.model_form
         form = partial(_in_form, dtype=dtype, device=request.device or at, tensor=convert_to_tensor)
         if output_value != "sentence_embedding":
             check_choice("output_value", output_value, ("token_embeddings", None))
@@ -526,13 +544,23 @@ class SafeEncoder(DropIn):
             }
             raw = []
             if texts:
-                raw = yield self._session.submit(Inference.encode_raw, request, options)
+                with session.lent(request) as (lent, request):
+                    raw = yield lent.submit(Inference.encode_raw, request, options)
             return raw[0] if single else raw
+
+        def finished(vectors: FloatArray) -> Any:
+            vectors = finish(vectors, dim, unit_length=normalize_embeddings)
+            return form(quantize(vectors, precision), array=convert_to_numpy)
+
         if not texts:
             return form(None, array=convert_to_numpy)
-        vectors = yield self._session.submit(Inference.encode, request)
-        vectors = finish(vectors, dim, unit_length=normalize_embeddings)
-        found = form(quantize(vectors, precision), array=convert_to_numpy)
+        with session.lent(request) as (lent, request):
+            try:
+                vectors = yield lent.submit(Inference.encode, request)
+            except WorkerError as error:
+                error.results = _others(error.results, finished)
+                raise
+        found = finished(vectors)
         return found[0] if single else found
 
     def _request(
@@ -585,6 +613,13 @@ def _in_form(
     if vectors.dtype == np.float32:
         found = found.to(device, getattr(torch, dtype.removeprefix("torch.")))
     return found if tensor else list(found)
+
+
+def _others(results: Sequence[Any], finished: Callable[[FloatArray], Any]) -> list[Any]:
+    """Finish the vectors that there are, and leave ``None`` where there are none."""
+    there = [one for one in results if one is not None]
+    vectors = iter(finished(np.stack(there)) if there else ())
+    return [None if one is None else next(vectors) for one in results]
 
 
 def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:

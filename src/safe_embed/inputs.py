@@ -111,9 +111,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ConfigError(msg)
 
 
-def check_processes(
-    isolation: str, workers: int, devices: Any, timeout_seconds: float | None
-) -> None:
+def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds: Any) -> None:
     """Refuse arguments about worker processes that cannot work.
 
     Args:
@@ -125,7 +123,8 @@ def check_processes(
     Raises:
         ConfigError: If one of them cannot work, or needs ``isolation="process"``.
     """
-    if isolation == "none" and (workers != 1 or devices is not None or timeout_seconds is not None):
+    about_processes = workers != 1 or devices is not None or timeout_seconds is not None
+    if isolation == "none" and about_processes:
         raise ConfigError(
             "workers, devices and timeout_seconds are about worker processes. Add "
             "isolation='process', or leave them out."

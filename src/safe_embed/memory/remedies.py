@@ -144,6 +144,10 @@ class Ladder:
             if reason.at_most > Rung.TRIM:
                 self._tell(Event("unreached", reason.text, max(rungs), sample, sample, 0.0))
 
+    def learn(self, rung: Rung) -> None:
+        """Take it as known that this rung helps, and cheaper ones but for the trim do not."""
+        self._learned[rung] = rung
+
     def take(
         self,
         rung: Rung,

@@ -9,25 +9,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.memory.sampling import Sampler
+from safe_embed.model.handle import UNKNOWN, Handle
 from safe_embed.model.inference import LOST, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.remote import RemoteInference
 from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
-from safe_embed.model.wire import Wire, WireClosedError, begin_process
 from safe_embed.model.worker import (
     Change,
     Leave,
@@ -42,7 +38,7 @@ from safe_embed.model.worker import (
     Tally,
     Told,
 )
-from safe_embed.types import Event, Hook, MemorySample, ReloadPolicy, Rung, WorkerState
+from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, WorkerState
 
 logger = logging.getLogger("safe_embed")
 
@@ -55,10 +51,7 @@ _LAST_RETRY_SECONDS = 60.0
 # How much more room a second worker must have than the first was seen to take.
 _HEADROOM = 1.2
 _SAME_MODEL_COSINE = 0.9999
-# How long a process may take to end when it was told to.
-_EXIT_SECONDS = 5.0
 _KEPT_EVENTS = 100
-_UNKNOWN = MemorySample(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,57 +78,14 @@ class Plan:
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
-    """A worker process, and what it is doing."""
-
-    place: _Place
-    process: subprocess.Popen[bytes]
-    wire: Wire
-    listener: threading.Thread | None = None
-    facts: ModelFacts | None = None
-    sample: MemorySample = _UNKNOWN
-    baseline: MemorySample | None = None
-    job: Job | None = None
-    piece: Piece | None = None
-    deadline: float | None = None
-    is_leaving: bool = False
-    error: BaseException | None = None
-    ended_because: str = ""
-
-    @property
-    def is_free(self) -> bool:
-        return self.facts is not None and self.piece is None and not self.is_leaving
-
-    def send(self, message: Any) -> None:
-        try:
-            self.wire.send(message)
-        except WireClosedError:  # its end is noticed by whoever listens
-            self.kill("it reads no messages any more")
-
-    def kill(self, reason: str) -> None:
-        self.ended_because = self.ended_because or reason
-        self.process.kill()
-
-    def leave(self) -> None:
-        """Let it end, after the task that it is doing."""
-        self.is_leaving = True
-        if self.piece is None:
-            self.wire.hang_up()
-
-    def take_piece(self) -> tuple[Job | None, Piece | None]:
-        found = self.job, self.piece
-        self.job = self.piece = self.deadline = None
-        return found
-
-
-@dataclass(slots=True, eq=False)
 class _Recycling:
     """A worker is to be replaced: why, and who waits for it."""
 
-    reason: str
+    reason: Reason
     before: MemorySample
     since: float
     future: Future[None]
+    is_drained: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -143,8 +93,8 @@ class _Place:
     """Where one worker serves, one may be getting ready, and then another."""
 
     device: str | None
-    serving: _Worker | None = None
-    coming: _Worker | None = None
+    serving: Handle | None = None
+    coming: Handle | None = None
     recycling: _Recycling | None = None
     retry_at: float | None = None
 
@@ -186,14 +136,16 @@ class Dispatcher:
         self._hooks = tuple(hooks)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._places = [_Place(device) for device in plan.devices]
-        self._workers: list[_Worker] = []
+        self._workers: dict[Handle, _Place] = {}
         self._waiting: deque[Job] = deque()
         self._active: deque[Job] = deque()
         self._recyclings: deque[tuple[_Place, _Recycling]] = deque()
         self._sampler = Sampler()
-        self._last: _Worker | None = None
+        self._last: Handle | None = None
         self._refusals = 0
+        self._lead_seconds: float | None = None
         self._is_closed = False
+        self._has_ended = False
 
     # What other threads may call
 
@@ -204,6 +156,8 @@ class Dispatcher:
     def add(self, job: Job) -> None:
         """Let a call wait for its turn."""
         self.post(partial(self._add, job))
+        if self._has_ended:
+            job.fail(WorkerError(CLOSED))
 
     def change(self, **changes: Any) -> None:
         """Set something on every model, and on those that come later."""
@@ -213,6 +167,8 @@ class Dispatcher:
         """Replace every worker; one future for each."""
         futures: list[Future[None]] = [Future() for _ in self._places]
         self.post(partial(self._reload, reason, futures))
+        if self._has_ended:
+            self._reload(reason, futures)
         return futures
 
     def close(self) -> None:
@@ -222,16 +178,13 @@ class Dispatcher:
     def abandon(self) -> None:
         """Let go of all workers in a forked copy, without a word to them."""
         for worker in self._workers:
-            worker.wire.close()
-            worker.process.returncode = 0  # it is not ours to wait for
+            worker.abandon()
 
     @property
     def workers(self) -> tuple[WorkerState, ...]:
         """Those that serve now."""
         serving = [place.serving for place in self._places]
-        return tuple(
-            WorkerState(one.process.pid, one.sample, one.baseline) for one in serving if one
-        )
+        return tuple(WorkerState(one.pid, one.sample, one.baseline) for one in serving if one)
 
     @property
     def newest_sample(self) -> MemorySample:
@@ -259,11 +212,10 @@ class Dispatcher:
             self.begun.set_exception(WorkerError(CLOSED))
         self._fail_all(WorkerError(CLOSED))
         for worker in self._workers:
-            worker.is_leaving = True
-            worker.wire.hang_up()
+            worker.hang_up()
         for worker in self._workers:
-            if worker.listener is not None:
-                worker.listener.join(2 * _EXIT_SECONDS)
+            worker.join()
+        self._has_ended = True
         while not self._inbox.empty():  # what came too late
             with contextlib.suppress(Exception):
                 self._inbox.get()()
@@ -293,7 +245,6 @@ class Dispatcher:
         now = time.monotonic()
         for worker in self._workers:
             if worker.deadline is not None and now >= worker.deadline:
-                worker.deadline = None
                 worker.kill(f"a task took longer than {self._plan.timeout_seconds:g} s")
         for place in self._places:
             if place.retry_at is not None and now >= place.retry_at:
@@ -317,10 +268,9 @@ class Dispatcher:
                 return
             self._active.remove(job)
             self._active.append(job)
-            worker.job, worker.piece = job, job.pending.popleft()
-            if self._plan.timeout_seconds is not None:
-                worker.deadline = time.monotonic() + self._plan.timeout_seconds
-            worker.send(worker.piece.task)
+            limit = self._plan.timeout_seconds
+            deadline = None if limit is None else time.monotonic() + limit
+            worker.begin(job, job.pending.popleft(), deadline)
 
     def _advance(self) -> None:
         most = max(ACTIVE_CALLS, 2 * len(self._places))
@@ -344,11 +294,9 @@ class Dispatcher:
             if self._last is not None and not self._last.is_leaving:
                 self._last.send(Tally(texts))
 
-    def _on_result(self, worker: _Worker, result: Result) -> None:
-        job, piece = worker.take_piece()
+    def _on_result(self, worker: Handle, result: Result) -> None:
+        job, piece = worker.put_down()
         self._last = worker
-        if worker.is_leaving:
-            worker.wire.hang_up()
         if job is None or piece is None:
             return
         if result.error is None:
@@ -379,44 +327,31 @@ class Dispatcher:
         plan = self._plan
         source = plan.source if place.device is None else plan.source.on_device(place.device)
         try:
-            process, wire = begin_process(plan.environment)
+            worker = Handle(plan.environment, self._hear, self._hear_end)
         except OSError as error:  # no memory for a process, or no more of them allowed
             self._on_refusal(place, error)
             return
-        worker = place.coming = _Worker(place, process, wire)
-        self._workers.append(worker)
-        worker.listener = threading.Thread(
-            target=self._listen, args=(worker,), name="safe_embed-listen", daemon=True
+        place.coming = worker
+        self._workers[worker] = place
+        worker.send(
+            Start(
+                source,
+                plan.settings,
+                plan.policy,
+                dict(self.changes),
+                plan.threads,
+                logger.getEffectiveLevel(),
+                self._lead_seconds,
+            )
         )
-        worker.listener.start()
-        level = logger.getEffectiveLevel()
-        changes = dict(self.changes)
-        try:
-            worker.send(Start(source, plan.settings, plan.policy, changes, plan.threads, level))
-        except Exception as error:  # noqa: BLE001 what cannot be pickled was found before
-            worker.error = error
-            worker.kill("it could not be told what to be")
 
-    def _listen(self, worker: _Worker) -> None:
-        """Pass on what a worker says, until it is gone; a thread of its own."""
-        while True:
-            try:
-                message = worker.wire.receive()
-            except WireClosedError:
-                break
-            except Exception as error:  # noqa: BLE001 what a model gave cannot be read here
-                kind = type(error).__name__
-                message = Result(error=WorkerError(f"A result cannot be read here: {kind}."))
-            self.post(partial(self._on_message, worker, message))
-        try:
-            worker.process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-        worker.wire.close()
+    def _hear(self, worker: Handle, message: Any) -> None:
+        self.post(partial(self._on_message, worker, message))
+
+    def _hear_end(self, worker: Handle) -> None:
         self.post(partial(self._on_end, worker))
 
-    def _on_message(self, worker: _Worker, message: Any) -> None:
+    def _on_message(self, worker: Handle, message: Any) -> None:
         match message:
             case Result():
                 self._on_result(worker, message)
@@ -430,16 +365,14 @@ class Dispatcher:
                 self._tell(message.event)
             case Logged():
                 logger.log(message.level, "%s", message.message)
-            case Leave() if worker is worker.place.serving:
-                self._recycle(worker.place, message.reason, Future())
+            case Leave() if worker is self._workers[worker].serving:
+                self._recycle(self._workers[worker], message.reason, Future())
 
-    def _on_ready(self, worker: _Worker, ready: Ready) -> None:
-        place, known = worker.place, self.inference.facts
+    def _on_ready(self, worker: Handle, ready: Ready) -> None:
+        place, known = self._workers[worker], self.inference.facts
         if known is not None and not _is_same(known, ready.facts):
-            worker.error = ReloadError(
-                "The model that was loaded gives other vectors than the one before."
-            )
-            worker.wire.hang_up()
+            msg = "The model that was loaded gives other vectors than the one before."
+            worker.refuse(ReloadError(msg))
             return
         self.inference.learn(ready.facts)
         self._refusals = 0
@@ -449,39 +382,49 @@ class Dispatcher:
         if old is not None:
             old.leave()
         if place.recycling is not None:
-            since, reason = place.recycling.since, place.recycling.reason
-            seconds = time.monotonic() - since
-            self.reloads += 1
-            before = place.recycling.before
-            self._tell(Event("remedy", reason, Rung.PROCESS, before, ready.sample, seconds))
-            logger.info("PROCESS: remedy (%s) in %.3f s", reason, seconds)
+            self._report(place.recycling, ready.sample)
         self._end_recycling(place)
         if not self.begun.done() and all(one.serving for one in self._places):
             self.begun.set_result(None)
 
-    def _on_end(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        place = worker.place
+    def _report(self, recycling: _Recycling, after: MemorySample) -> None:
+        seconds = time.monotonic() - recycling.since
+        self.reloads += 1
+        if recycling.reason.bound_bytes is not None:
+            self._lead_seconds = seconds
+        text = recycling.reason.text
+        if recycling.is_drained:
+            text += "; no room for two, so that calls waited"
+        logger.info("PROCESS: remedy (%s) in %.3f s", text, seconds)
+        self._tell(Event("remedy", text, Rung.PROCESS, recycling.before, after, seconds))
+
+    def _on_end(self, worker: Handle) -> None:
+        place = self._workers.pop(worker)
         if self._last is worker:
             self._last = None
         if self._is_closed:
             return
         if worker.facts is None:
             place.coming = None
-            self._on_refusal(place, worker.error or WorkerError(_ended_early(worker)))
+            ended = WorkerError(
+                f"The worker process ended before its model was loaded: {worker.ending}. What it "
+                "wrote last stands in the standard error output.\n"
+                "モデルを読み込む前にワーカープロセスが終了しました。"
+            )
+            self._on_refusal(place, worker.error or ended)
             return
         if place.serving is worker:
             place.serving = None
             if not worker.is_leaving:
                 self._on_death(worker)
-        job, piece = worker.take_piece()
+        job, piece = worker.put_down()
         if job is not None and piece is not None:
             self._again(job, piece)
         if place.serving is None and place.coming is None:
             self._begin(place)
 
-    def _on_death(self, worker: _Worker) -> None:
-        why = f"the worker process ended: {_ending(worker)}"
+    def _on_death(self, worker: Handle) -> None:
+        why = f"the worker process ended: {worker.ending}"
         logger.warning("PROCESS: %s; it is replaced, and its task done again", why)
         self._tell(Event("died", why, Rung.PROCESS, worker.sample, worker.sample, 0.0))
 
@@ -512,13 +455,18 @@ class Dispatcher:
     # One worker in the place of another
 
     def _reload(self, reason: str, futures: Sequence[Future[None]]) -> None:
+        if self._is_closed:
+            for future in futures:
+                with contextlib.suppress(InvalidStateError):
+                    future.set_exception(WorkerError(CLOSED))
+            return
         for place, future in zip(self._places, futures, strict=True):
-            self._recycle(place, reason, future)
+            self._recycle(place, Reason(reason, rung=Rung.PROCESS), future)
 
-    def _recycle(self, place: _Place, reason: str, future: Future[None]) -> None:
+    def _recycle(self, place: _Place, reason: Reason, future: Future[None]) -> None:
         """Replace a worker, one at a time: beside it while there is room for both, else after."""
         serving = place.serving
-        before = _UNKNOWN if serving is None else serving.sample
+        before = UNKNOWN if serving is None else serving.sample
         recycling = _Recycling(reason, before, time.monotonic(), future)
         if any(one.recycling for one in self._places):
             self._recyclings.append((place, recycling))
@@ -529,7 +477,7 @@ class Dispatcher:
         if self._has_room(serving):
             self._begin(place)
         else:
-            recycling.reason += "; no room for two, so that calls waited"
+            recycling.is_drained = True
             place.serving = None
             serving.leave()
 
@@ -546,7 +494,7 @@ class Dispatcher:
             place, waiting = self._recyclings.popleft()
             self._recycle(place, waiting.reason, waiting.future)
 
-    def _has_room(self, worker: _Worker) -> bool:
+    def _has_room(self, worker: Handle) -> bool:
         facts = worker.facts
         if facts is None:
             return False
@@ -575,25 +523,3 @@ def _is_same(known: ModelFacts, fresh: ModelFacts) -> bool:
     if known.canary.shape != fresh.canary.shape:
         return False
     return float(known.canary @ fresh.canary) >= _SAME_MODEL_COSINE
-
-
-def _ended_early(worker: _Worker) -> str:
-    return (
-        f"The worker process ended before its model was loaded: {_ending(worker)}. Memory may have "
-        "run out; what it wrote last stands in the standard error output.\n"
-        "モデルを読み込む前にワーカープロセスが終了しました。メモリ不足の可能性があります。"
-    )
-
-
-def _ending(worker: _Worker) -> str:
-    """Say how a process has ended."""
-    if worker.ended_because:
-        return worker.ended_because
-    code = worker.process.returncode
-    if code is None or code >= 0 or sys.platform == "win32":
-        return f"exit status {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    hint = (
-        ", which is what the system sends when memory runs out" if -code == signal.SIGKILL else ""
-    )
-    return f"{name}{hint}"

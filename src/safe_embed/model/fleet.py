@@ -7,17 +7,18 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec
 
 from safe_embed.errors import ConfigError, ReloadError, WorkerError
 from safe_embed.model.dispatch import Dispatcher, Plan
-from safe_embed.model.inference import Inference, Settings
+from safe_embed.model.inference import Inference, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.remote import RemoteModel
-from safe_embed.model.turns import CLOSED, Job, wait_for
+from safe_embed.model.turns import CLOSED, Job, check_caller, wait_for
 from safe_embed.pooling import mean_pool
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
@@ -81,7 +82,8 @@ class Fleet:
             places,
             threads,
             timeout_seconds,
-            {name: os.environ.get(name, str(threads)) for name in names},
+            # A worker that takes over draws no bars; those of a call are drawn here.
+            {"TQDM_DISABLE": "1"} | {name: os.environ.get(name, str(threads)) for name in names},
         )
         self._is_closed = False
         self._starting = threading.Lock()
@@ -115,17 +117,18 @@ class Fleet:
         """The dispatcher, begun; in a forked copy that is another one."""
         if self._is_closed:
             raise WorkerError(CLOSED)
-        if threading.current_thread() is self._thread:
-            raise WorkerError(
-                "The encoder was called from its own thread, by a hook or a pooling function, and "
-                "would wait for itself for ever. Call it from elsewhere."
-            )
         with self._starting:
             if self._is_foreign:
                 old = self._dispatcher
                 self._dispatcher = Dispatcher(self._plan, self._settings, self._hooks, old)
                 self._begin()
         return self._dispatcher
+
+    @property
+    def _checked(self) -> Dispatcher:
+        """The same for a caller that will wait, which must not be the dispatcher's thread."""
+        check_caller(self._thread)
+        return self._ready
 
     def submit(
         self, work: Callable[Concatenate[Inference, P], Any], *args: P.args, **kwargs: P.kwargs
@@ -144,7 +147,7 @@ class Fleet:
             WorkerError: If the encoder is closed.
         """
         job = Job(lambda inference: work(inference, *args, **kwargs))
-        self._ready.add(job)
+        self._checked.add(job)
         return job.future
 
     def run(
@@ -174,7 +177,7 @@ class Fleet:
         Raises:
             ReloadError: If a new one could not be had; the old one serves on if it is still there.
         """
-        for future in self._ready.reload(reason):
+        for future in self._checked.reload(reason):
             try:
                 future.result()
             except WorkerError:
@@ -207,6 +210,29 @@ class Fleet:
         self.model.max_seq_length = tokens
         self._ready.change(max_seq_length=tokens)
 
+    @contextmanager
+    def lent(self, request: Request) -> Iterator[tuple[Fleet, Request]]:
+        """Say who does a call: a pool that it names, one for it alone, or this fleet.
+
+        Args:
+            request: The call.
+
+        Yields:
+            The fleet, and the request without its pool.
+        """
+        options = request.pool_options
+        request = replace(request, pool_options={})
+        if not options:
+            yield self, request
+        elif options["pool"] is not None:
+            yield options["pool"]["fleet"], request
+        else:
+            fleet = self.start_pool(options["device"])["fleet"]
+            try:
+                yield fleet, request
+            finally:
+                fleet.close()
+
     def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
         """Begin further workers, for calls that name them.
 
@@ -227,18 +253,10 @@ class Fleet:
             devices=devices,
             timeout_seconds=plan.timeout_seconds,
         )
-        pool.set_limit_like(self)
+        limit = self.model.max_seq_length
+        if limit is not None and limit != pool.model.max_seq_length:
+            pool.set_limit(int(limit))
         return {"fleet": pool, "processes": [one.pid for one in pool.stats.workers]}
-
-    def set_limit_like(self, other: Fleet) -> None:
-        """Read as many tokens of a chunk as another fleet's models do.
-
-        Args:
-            other: Of the same model.
-        """
-        limit = other.model.max_seq_length
-        if limit is not None and limit != self.model.max_seq_length:
-            self.set_limit(int(limit))
 
     @property
     def stats(self) -> Stats:

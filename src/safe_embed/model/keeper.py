@@ -43,6 +43,7 @@ from safe_embed.types import (
     FloatArray,
     Hook,
     MemorySample,
+    Reason,
     ReloadPolicy,
     Rung,
     Stats,
@@ -59,11 +60,26 @@ WARM_UP_CALLS = 5
 # How much more room a new model beside the old one must have than the first one was seen to take.
 _HEADROOM = 1.2
 _KEPT_EVENTS = 100
+# How much longer than this process another one may take to come.
+_LEAD = 1.5
 # Without a model, a load is tried no more often than this.
 _RETRY_SECONDS = 10.0
 # A fresh model must give this text the vector that the old one gave.
 _CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
 _SAME_MODEL_COSINE = 0.9999
+
+
+class Replacement(NamedTuple):
+    """How another process can take the place of this one.
+
+    Attributes:
+        ask: Asks for it, and says why.
+        lead_seconds: How long it took to come when it was last the only thing that helped;
+            ``None`` if it never was.
+    """
+
+    ask: Callable[[Reason], None]
+    lead_seconds: float | None = None
 
 
 class Keeper:
@@ -74,8 +90,7 @@ class Keeper:
         settings: What the encoder does with every text.
         policy: When something must be done.
         hooks: Who is told.
-        leave: Asks for another process in the place of this one, and says why; ``None`` where
-            that is not to be had.
+        replacement: How another process can take the place of this one, if it can.
     """
 
     def __init__(
@@ -84,11 +99,12 @@ class Keeper:
         settings: Settings,
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
-        leave: Callable[[str], None] | None = None,
+        replacement: Replacement | None = None,
     ) -> None:
-        self._leave = leave
+        began = time.monotonic()
+        self._replacement = replacement
         self._left: BaseException | bool = False
-        self._climbs_for = ""
+        self._climbs_for: Reason | None = None
         self._policy = policy
         self._hooks = tuple(hooks)
         self._sampler = Sampler()
@@ -112,6 +128,11 @@ class Keeper:
         self._remedied_at: float | None = None
         self._renewed_at: float | None = None
         self._begin()
+        # Another process takes longer than this one did: it loads beside a busy one.
+        self._lead_seconds = _LEAD * (time.monotonic() - began)
+        if replacement is not None and replacement.lead_seconds is not None:
+            self._lead_seconds = replacement.lead_seconds
+            self._ladder.learn(Rung.PROCESS)
 
     @property
     def model(self) -> SentenceTransformer | None:
@@ -229,12 +250,32 @@ class Keeper:
         if self._lost is not None:
             return None
         usage = self._usage()
-        reason = self._policy.reason(usage)
-        if reason is not None and reason.rung == Rung.MODEL and self._leave is not None:
+        reason = self._policy.reason(usage) or self._early_reason(usage)
+        if reason is not None and reason.rung == Rung.MODEL and self._replacement is not None:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
-        self._climbs_for = "" if reason is None else reason.text
+        self._climbs_for = reason
         return None if reason is None else self._ladder.climb(reason, usage.sample)
+
+    def _early_reason(self, usage: Usage) -> Reason | None:
+        """Ask the policy about the moment when another process could take over from now.
+
+        Else whatever leaks would go on above the bound while that process loads. The bound that it
+        gives is lowered by what is to come.
+        """
+        growth = usage.growth_bytes
+        if self._replacement is None or usage.baseline is None or not growth or growth < 0:
+            return None
+        lead = self._lead_seconds
+        since = usage.sample.elapsed_seconds - usage.baseline.elapsed_seconds
+        more = int(growth * lead / max(since, lead))
+        held = usage.sample.held_bytes or 0
+        later = replace(usage.sample, rss_anon_bytes=held + more)
+        reason = self._policy.reason(replace(usage, sample=later))
+        if reason is None or reason.bound_bytes is None or reason.at_most < Rung.PROCESS:
+            return None
+        text = f"{reason.text}, in {lead:.0f} s when another process is ready"
+        return replace(reason, text=text, bound_bytes=reason.bound_bytes - more)
 
     def _begin(self) -> None:
         """Start to count anew, after a load."""
@@ -289,7 +330,7 @@ class Keeper:
         }
         if not self._source.is_loaded:
             remedies[Rung.MODEL] = self._renew_model
-        if self._leave is not None:
+        if self._replacement is not None:
             remedies[Rung.PROCESS] = self._renew_process
         return remedies
 
@@ -332,8 +373,8 @@ class Keeper:
     def _renew_process(self) -> Iterator[None]:
         """Ask for another process; this one goes on until it has taken over, or cannot be had."""
         self._left = True
-        if self._leave is not None:
-            self._leave(self._climbs_for)
+        if self._replacement is not None and self._climbs_for is not None:
+            self._replacement.ask(self._climbs_for)
         while self._left is True:
             yield
         error, self._left = self._left, False

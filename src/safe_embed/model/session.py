@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
 from safe_embed.model.engine import Engine
-from safe_embed.model.inference import Settings
+from safe_embed.model.inference import Request, Settings
 from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.turns import CLOSED, Job, Line, LineClosedError, wait_for
+from safe_embed.model.turns import CLOSED, Job, Line, LineClosedError, check_caller, wait_for
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
 if TYPE_CHECKING:
@@ -112,11 +113,7 @@ class Session:
         wait_for(self._add(Job(lambda _: keeper.reload(reason), needs_model=False)))
 
     def _add(self, job: Job) -> Future[Any]:
-        if threading.current_thread() is self._thread:
-            raise WorkerError(
-                "The encoder was called from its own thread, by a hook or a pooling function, and "
-                "would wait for itself for ever. Call it from elsewhere."
-            )
+        check_caller(self._thread)
         self._line.add(job)
         return job.future
 
@@ -156,6 +153,18 @@ class Session:
             engine.model.max_seq_length = tokens
 
         self.run(change)
+
+    @contextmanager
+    def lent(self, request: Request) -> Iterator[tuple[Session, Request]]:
+        """Say who does a call; upstream's own pools are used from here.
+
+        Args:
+            request: The call.
+
+        Yields:
+            This session, and the request as it is.
+        """
+        yield self, request
 
     def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
         """Start upstream's own processes.

@@ -6,7 +6,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -56,6 +57,22 @@ class Piece(NamedTuple):
         items = self.task.items[:middle], self.task.items[middle:]
         first, second = (replace(self.task, items=one) for one in items)
         return Piece(first, partial(note, 0)), Piece(second, partial(note, 1))
+
+
+def check_caller(thread: threading.Thread) -> None:
+    """Refuse a caller that would wait for itself.
+
+    Args:
+        thread: The one that serves calls.
+
+    Raises:
+        WorkerError: If this is it.
+    """
+    if threading.current_thread() is thread:
+        raise WorkerError(
+            "The encoder was called from its own thread, by a hook or a pooling function, and "
+            "would wait for itself for ever. Call it from elsewhere."
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -140,11 +157,12 @@ class Job:
         Returns:
             ``True``.
         """
-        if self.future.set_running_or_notify_cancel():
-            if error is None:
-                self.future.set_result(found)
-            else:
-                self.future.set_exception(error)
+        with suppress(InvalidStateError):  # it has ended already, with the session that served it
+            if self.future.set_running_or_notify_cancel():
+                if error is None:
+                    self.future.set_result(found)
+                else:
+                    self.future.set_exception(error)
         return True
 
     def _give_up(self) -> bool:

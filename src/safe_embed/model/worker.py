@@ -24,7 +24,7 @@ from typing import Any
 from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Done, Settings, Task
-from safe_embed.model.keeper import Keeper
+from safe_embed.model.keeper import Keeper, Replacement
 from safe_embed.model.loader import (
     ModelSource,
     embedding_dimension,
@@ -32,7 +32,7 @@ from safe_embed.model.loader import (
     weights_bytes,
 )
 from safe_embed.model.wire import Wire, WireClosedError
-from safe_embed.types import Event, FloatArray, MemorySample, ReloadPolicy
+from safe_embed.types import Event, FloatArray, MemorySample, Reason, ReloadPolicy
 
 logger = logging.getLogger("safe_embed")
 
@@ -56,6 +56,7 @@ class Start:
         changes: What users have set on the model since: ``max_seq_length``, ``device``.
         threads: How many threads torch uses; ``None`` for its own choice.
         log_level: Of the logger ``safe_embed``, whose records travel.
+        lead_seconds: How long the last replacement for want of memory took, if there was one.
     """
 
     source: ModelSource
@@ -64,6 +65,7 @@ class Start:
     changes: dict[str, Any]
     threads: int | None
     log_level: int
+    lead_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class Logged:
 class Leave:
     """The worker's policy wants its process replaced."""
 
-    reason: str
+    reason: Reason
 
 
 def main(pipe: socket.socket) -> None:
@@ -223,10 +225,11 @@ def _load(start: Start, wire: Wire) -> Keeper:
     def tell(event: Event) -> None:
         wire.send(Told(event))
 
-    def leave(reason: str) -> None:
+    def leave(reason: Reason) -> None:
         wire.send(Leave(reason))
 
-    keeper = Keeper(start.source, start.settings, start.policy, [tell], leave)
+    replacement = Replacement(leave, start.lead_seconds)
+    keeper = Keeper(start.source, start.settings, start.policy, [tell], replacement)
     if start.threads is not None:
         import torch
 

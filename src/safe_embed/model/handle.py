@@ -1,0 +1,165 @@
+"""One worker process as it is seen from the encoder's side."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safe_embed.errors import WorkerError
+from safe_embed.model.turns import Job, Piece
+from safe_embed.model.wire import WireClosedError, begin_process
+from safe_embed.model.worker import ModelFacts, Result
+from safe_embed.types import MemorySample
+
+# How long a process may take to end when it was told to.
+EXIT_SECONDS = 5.0
+UNKNOWN = MemorySample(0.0)
+
+
+class Handle:
+    """A worker process: what is said to it, what it is doing, and how it has ended.
+
+    Args:
+        environment: Of the process, besides this one's.
+        said: Is called with every message of it, on a thread of its own.
+        ended: Is called when the process is gone, likewise.
+
+    Attributes:
+        facts: What it says of its model; ``None`` before that is loaded.
+        sample: The newest measurement of it.
+        baseline: The measurement after warm-up; ``None`` before.
+        job: The call that it is doing something for.
+        piece: The task that it is doing.
+        deadline: When it is taken to hang, on the clock of ``time.monotonic``.
+        is_leaving: Whether it was told to end.
+        error: Why its model could not be loaded.
+
+    Raises:
+        OSError: If no process can be begun.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        said: Callable[[Handle, Any], None],
+        ended: Callable[[Handle], None],
+    ) -> None:
+        self.facts: ModelFacts | None = None
+        self.sample = UNKNOWN
+        self.baseline: MemorySample | None = None
+        self.job: Job | None = None
+        self.piece: Piece | None = None
+        self.deadline: float | None = None
+        self.is_leaving = False
+        self.error: BaseException | None = None
+        self._because = ""
+        self._process, self._wire = begin_process(environment)
+        self._listener = threading.Thread(
+            target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
+        )
+        self._listener.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be given a task."""
+        return self.facts is not None and self.piece is None and not self.is_leaving
+
+    def send(self, message: Any) -> None:
+        """Say something to it; should it be gone, that is noticed elsewhere.
+
+        Args:
+            message: Anything that can be pickled.
+        """
+        try:
+            self._wire.send(message)
+        except WireClosedError:
+            self.kill("it reads no messages any more")
+
+    def begin(self, job: Job, piece: Piece, deadline: float | None) -> None:
+        """Give it a task.
+
+        Args:
+            job: The call that the task belongs to.
+            piece: The task.
+            deadline: When it is taken to hang.
+        """
+        self.job, self.piece, self.deadline = job, piece, deadline
+        self.send(piece.task)
+
+    def put_down(self) -> tuple[Job | None, Piece | None]:
+        """Take its task away from it, done or not; give what it was."""
+        found = self.job, self.piece
+        self.job = self.piece = self.deadline = None
+        if self.is_leaving:
+            self._wire.hang_up()
+        return found
+
+    def leave(self) -> None:
+        """Let it end, after the task that it is doing."""
+        self.is_leaving = True
+        if self.piece is None:
+            self._wire.hang_up()
+
+    def refuse(self, error: BaseException) -> None:
+        """Let it end, as one whose model cannot be used."""
+        self.error = error
+        self._wire.hang_up()
+
+    def kill(self, reason: str) -> None:
+        """End it at once, and remember why."""
+        self._because = self._because or reason
+        self.deadline = None
+        self._process.kill()
+
+    def hang_up(self) -> None:
+        """Let it end now, whatever it is doing."""
+        self.is_leaving = True
+        self._wire.hang_up()
+
+    def join(self) -> None:
+        """Wait until it is gone."""
+        self._listener.join(2 * EXIT_SECONDS)
+
+    def abandon(self) -> None:
+        """Let go of it in a forked copy of this process, without a word to it."""
+        self._wire.close()
+        self._process.returncode = 0  # it is not ours to wait for
+
+    @property
+    def ending(self) -> str:
+        """How the process has ended."""
+        code = self._process.returncode
+        if self._because:
+            return self._because
+        if code is None or code >= 0 or sys.platform == "win32":
+            return f"exit status {code}"
+        known = -code in set(signal.Signals)
+        name = signal.Signals(-code).name if known else f"signal {-code}"
+        return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
+
+    def _listen(self, said: Callable[[Handle, Any], None], ended: Callable[[Handle], None]) -> None:
+        while True:
+            try:
+                message = self._wire.receive()
+            except WireClosedError:
+                break
+            except Exception as error:  # noqa: BLE001 what a model gave cannot be read here
+                kind = type(error).__name__
+                message = Result(error=WorkerError(f"A result cannot be read here: {kind}."))
+            said(self, message)
+        try:
+            self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._wire.close()
+        ended(self)
