@@ -213,7 +213,8 @@ def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
     logger.addHandler(_WireHandler(wire))
     try:
         keeper = _in_background(lambda: _load(start, wire))
-        facts = _facts(keeper)
+        facts = _facts(keeper)  # of the model as it is loaded, whatever users set on it
+        _change(keeper.engine, start.changes)
     except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
         wire.send(Refused(portable(error)))
         return
@@ -234,7 +235,6 @@ def _load(start: Start, wire: Wire) -> Keeper:
         import torch
 
         torch.set_num_threads(start.threads)
-    _change(keeper.engine, start.changes)
     return keeper
 
 

@@ -1,0 +1,113 @@
+"""Loaders that a worker process can import: models that leak, hang, die, or do not load.
+
+Texts reach a model as token ids; the small model's tokenizer knows these characters, so a text that
+holds one of them can do harm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+POISON, SLEEP, ERROR = "犬", "秋", "冬"
+MIB = 2**20
+
+
+def plain(folder: str) -> SentenceTransformer:
+    """The model of a folder."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(folder, device="cpu")
+
+
+def harmful(folder: str, scratch: str) -> SentenceTransformer:
+    """Dies of POISON, every time; hangs at SLEEP, once; raises at ERROR; counts its batches."""
+    model = plain(folder)
+    ids = {mark: _id_of(model, mark) for mark in (POISON, SLEEP, ERROR)}
+    slept = Path(scratch) / "slept"
+
+    def look(_: Any, inputs: tuple[dict[str, Any], ...]) -> None:
+        found = set(inputs[0]["input_ids"].flatten().tolist())
+        if ids[POISON] in found:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if ids[SLEEP] in found and not slept.exists():
+            slept.touch()
+            time.sleep(3600)
+        if ids[ERROR] in found:
+            raise ArithmeticError("the model's own error")
+
+    model.register_forward_pre_hook(look)
+    return model
+
+
+def leaking(folder: str, bytes_a_batch: int) -> SentenceTransformer:
+    """Loses native memory with every batch, as no Python object shows."""
+    model = plain(folder)
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+
+    def leak(*_: Any) -> None:
+        ctypes.memset(libc.malloc(bytes_a_batch), 1, bytes_a_batch)
+
+    model.register_forward_pre_hook(leak)
+    return model
+
+
+def failing_once(folder: str, scratch: str) -> SentenceTransformer:
+    """Does not load the second time; all other times it does."""
+    marks = list(Path(scratch).glob("load*"))
+    (Path(scratch) / f"load{len(marks)}").touch()
+    if len(marks) == 1:
+        raise ConnectionError("the hub is away")
+    return harmful(folder, scratch)
+
+
+def refusing(message: str) -> SentenceTransformer:
+    """Does not load."""
+    raise FileNotFoundError(message)
+
+
+def killed() -> SentenceTransformer:
+    """Dies while it loads, as when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def slow(folder: str, seconds: float) -> SentenceTransformer:
+    """Takes its time to load, but for the first time of a process that says so."""
+    time.sleep(seconds)
+    return plain(folder)
+
+
+def other_second_time(folder: str, scratch: str) -> SentenceTransformer:
+    """Gives another model the second time."""
+    import torch
+
+    model = plain(folder)
+    mark = Path(scratch) / "loaded"
+    if mark.exists():
+        with torch.no_grad():
+            for weight in model[0].auto_model.encoder.parameters():
+                weight.mul_(-1)
+    mark.touch()
+    return model
+
+
+def first_token(vectors: np.ndarray[Any, Any], _: Any) -> np.ndarray[Any, Any]:
+    """A pooling function of a user's own."""
+    return np.asarray(vectors[0])
+
+
+def _id_of(model: SentenceTransformer, mark: str) -> int:
+    ids = model.tokenizer(mark, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 1, "a character of its own"
+    return int(ids[0])
