@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-POISON, SLEEP, ERROR = "犬", "秋", "冬"
+POISON, SLEEP, ERROR = "ヱ", "ヰ", "ヵ"
 MIB = 2**20
 
 
@@ -82,9 +80,19 @@ def killed() -> SentenceTransformer:
     raise AssertionError
 
 
-def slow(folder: str, seconds: float) -> SentenceTransformer:
-    """Takes its time to load, but for the first time of a process that says so."""
-    time.sleep(seconds)
+def slow_later(folder: str, seconds: float, parent: int) -> SentenceTransformer:
+    """Takes its time to load where the parent has another worker already."""
+    import psutil
+
+    others = [one for one in psutil.Process(parent).children() if one.pid != os.getpid()]
+    time.sleep(seconds if others else 0)
+    return plain(folder)
+
+
+def while_there(folder: str, gone: str) -> SentenceTransformer:
+    """Does not load while a file says so."""
+    if Path(gone).exists():
+        raise ConnectionError("the hub is away")
     return plain(folder)
 
 
@@ -96,15 +104,10 @@ def other_second_time(folder: str, scratch: str) -> SentenceTransformer:
     mark = Path(scratch) / "loaded"
     if mark.exists():
         with torch.no_grad():
-            for weight in model[0].auto_model.encoder.parameters():
-                weight.mul_(-1)
+            weight = model[0].auto_model.embeddings.word_embeddings.weight
+            weight.copy_(weight.roll(1, 0))
     mark.touch()
     return model
-
-
-def first_token(vectors: np.ndarray[Any, Any], _: Any) -> np.ndarray[Any, Any]:
-    """A pooling function of a user's own."""
-    return np.asarray(vectors[0])
 
 
 def _id_of(model: SentenceTransformer, mark: str) -> int:

@@ -254,7 +254,12 @@ class SafeEncoder(DropIn):
         try:
             future = next(steps)
             while True:
-                future = steps.send(await asyncio.wrap_future(future))
+                try:
+                    found = await asyncio.wrap_future(future)
+                except BaseException as error:  # noqa: BLE001 the steps may have something to end
+                    future = steps.throw(error)
+                else:
+                    future = steps.send(found)
         except StopIteration as done:
             return done.value
 
@@ -627,6 +632,11 @@ def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
     try:
         future = next(steps)
         while True:
-            future = steps.send(wait_for(future))
+            try:
+                found = wait_for(future)
+            except BaseException as error:  # noqa: BLE001 the steps may have something to end
+                future = steps.throw(error)
+            else:
+                future = steps.send(found)
     except StopIteration as done:
         return done.value

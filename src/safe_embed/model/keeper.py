@@ -62,6 +62,8 @@ _HEADROOM = 1.2
 _KEPT_EVENTS = 100
 # How much longer than this process another one may take to come.
 _LEAD = 1.5
+# What a process holds jumps about for a moment, and shows no trend.
+_SHORTEST_TREND_SECONDS = 2.0
 # Without a model, a load is tried no more often than this.
 _RETRY_SECONDS = 10.0
 # A fresh model must give this text the vector that the old one gave.
@@ -268,7 +270,7 @@ class Keeper:
             return None
         lead = self._lead_seconds
         since = usage.sample.elapsed_seconds - usage.baseline.elapsed_seconds
-        more = int(growth * lead / max(since, lead))
+        more = int(growth * lead / max(since, _SHORTEST_TREND_SECONDS))
         held = usage.sample.held_bytes or 0
         later = replace(usage.sample, rss_anon_bytes=held + more)
         reason = self._policy.reason(replace(usage, sample=later))

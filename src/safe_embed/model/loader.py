@@ -87,10 +87,10 @@ class ModelSource:
         Raises:
             ConfigError: If an option is unknown, or what was loaded cannot be used here.
         """
+        with _kept(tokenizer):
+            model = self.spec() if callable(self.spec) and not self.is_loaded else self._load()
         from sentence_transformers import SentenceTransformer
 
-        with _kept(tokenizer):
-            model = self._load(SentenceTransformer)
         if not isinstance(model, SentenceTransformer):
             msg = f"The loader gave {type(model).__name__}. It must give a SentenceTransformer."
             raise ConfigError(msg)
@@ -99,16 +99,16 @@ class ModelSource:
             _uncycle(model)
         return model.eval()
 
-    def _load(self, kind: type[SentenceTransformer]) -> Any:
+    def _load(self) -> Any:
         if self.is_loaded:
             return self.spec
-        if callable(self.spec):
-            return self.spec()
-        self._check_options(kind)
+        from sentence_transformers import SentenceTransformer
+
+        self._check_options(SentenceTransformer)
         spec = os.fspath(self.spec)
         path = str(offline.model_path()) if spec == OFFLINE else spec
         with _LOADS.setdefault(os.getpid(), threading.Lock()):
-            return kind(path, **self.options)
+            return SentenceTransformer(path, **self.options)
 
     def tokenizer_of(self, model: SentenceTransformer) -> Any:
         """Give the tokenizer to read texts with.

@@ -37,7 +37,7 @@ from safe_embed.types import Event, FloatArray, MemorySample, Reason, ReloadPoli
 logger = logging.getLogger("safe_embed")
 
 # A model that loads beside a busy one leaves the processor to it; only Linux has this by thread.
-_LOADING_NICE = 10
+_LOADING_NICE = 5
 # How often a worker looks whether its parent is still there, should nobody hang up.
 _PARENT_SECONDS = 1.0
 # A worker without work looks at its memory once more, for what the last task left behind.
