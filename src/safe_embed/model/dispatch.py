@@ -26,6 +26,7 @@ from safe_embed.model.remote import RemoteInference
 from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
 from safe_embed.model.worker import (
     Change,
+    Expect,
     Leave,
     Logged,
     ModelFacts,
@@ -143,7 +144,6 @@ class Dispatcher:
         self._sampler = Sampler()
         self._last: Handle | None = None
         self._refusals = 0
-        self._lead_seconds: float | None = None
         self._is_closed = False
         self._has_ended = False
 
@@ -341,7 +341,6 @@ class Dispatcher:
                 dict(self.changes),
                 plan.threads,
                 logger.getEffectiveLevel(),
-                self._lead_seconds,
             )
         )
 
@@ -382,21 +381,21 @@ class Dispatcher:
         if old is not None:
             old.leave()
         if place.recycling is not None:
-            self._report(place.recycling, ready.sample)
+            self._report(place.recycling, worker)
         self._end_recycling(place)
         if not self.begun.done() and all(one.serving for one in self._places):
             self.begun.set_result(None)
 
-    def _report(self, recycling: _Recycling, after: MemorySample) -> None:
+    def _report(self, recycling: _Recycling, worker: Handle) -> None:
         seconds = time.monotonic() - recycling.since
         self.reloads += 1
         if recycling.reason.bound_bytes is not None:
-            self._lead_seconds = seconds
+            worker.send(Expect(seconds))
         text = recycling.reason.text
         if recycling.is_drained:
             text += "; no room for two, so that calls waited"
         logger.info("PROCESS: remedy (%s) in %.3f s", text, seconds)
-        self._tell(Event("remedy", text, Rung.PROCESS, recycling.before, after, seconds))
+        self._tell(Event("remedy", text, Rung.PROCESS, recycling.before, worker.sample, seconds))
 
     def _on_end(self, worker: Handle) -> None:
         place = self._workers.pop(worker)

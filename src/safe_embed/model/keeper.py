@@ -71,19 +71,6 @@ _CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか
 _SAME_MODEL_COSINE = 0.9999
 
 
-class Replacement(NamedTuple):
-    """How another process can take the place of this one.
-
-    Attributes:
-        ask: Asks for it, and says why.
-        lead_seconds: How long it took to come when it was last the only thing that helped;
-            ``None`` if it never was.
-    """
-
-    ask: Callable[[Reason], None]
-    lead_seconds: float | None = None
-
-
 class Keeper:
     """A loaded model, and all that is done to keep it small.
 
@@ -92,7 +79,8 @@ class Keeper:
         settings: What the encoder does with every text.
         policy: When something must be done.
         hooks: Who is told.
-        replacement: How another process can take the place of this one, if it can.
+        ask: Asks for another process in the place of this one, and says why; ``None`` where that
+            is not to be had.
     """
 
     def __init__(
@@ -101,10 +89,10 @@ class Keeper:
         settings: Settings,
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
-        replacement: Replacement | None = None,
+        ask: Callable[[Reason], None] | None = None,
     ) -> None:
         began = time.monotonic()
-        self._replacement = replacement
+        self._ask = ask
         self._left: BaseException | bool = False
         self._climbs_for: Reason | None = None
         self._policy = policy
@@ -132,9 +120,6 @@ class Keeper:
         self._begin()
         # Another process takes longer than this one did: it loads beside a busy one.
         self._lead_seconds = _LEAD * (time.monotonic() - began)
-        if replacement is not None and replacement.lead_seconds is not None:
-            self._lead_seconds = replacement.lead_seconds
-            self._ladder.learn(Rung.PROCESS)
 
     @property
     def model(self) -> SentenceTransformer | None:
@@ -161,6 +146,15 @@ class Keeper:
     def baseline(self) -> MemorySample | None:
         """The measurement after warm-up; ``None`` before."""
         return self._baseline
+
+    def expect(self, lead_seconds: float) -> None:
+        """Take it as known that another process is what helps, and how long it takes to come.
+
+        Args:
+            lead_seconds: As the one before this had to wait for this one.
+        """
+        self._lead_seconds = lead_seconds
+        self._ladder.learn(Rung.PROCESS)
 
     def stay(self, error: BaseException) -> None:
         """Go on in this process after all: the other one that was asked for could not be had.
@@ -253,7 +247,7 @@ class Keeper:
             return None
         usage = self._usage()
         reason = self._policy.reason(usage) or self._early_reason(usage)
-        if reason is not None and reason.rung == Rung.MODEL and self._replacement is not None:
+        if reason is not None and reason.rung == Rung.MODEL and self._ask is not None:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
         self._climbs_for = reason
@@ -266,7 +260,7 @@ class Keeper:
         gives is lowered by what is to come.
         """
         growth = usage.growth_bytes
-        if self._replacement is None or usage.baseline is None or not growth or growth < 0:
+        if self._ask is None or usage.baseline is None or not growth or growth < 0:
             return None
         lead = self._lead_seconds
         since = usage.sample.elapsed_seconds - usage.baseline.elapsed_seconds
@@ -332,7 +326,7 @@ class Keeper:
         }
         if not self._source.is_loaded:
             remedies[Rung.MODEL] = self._renew_model
-        if self._replacement is not None:
+        if self._ask is not None:
             remedies[Rung.PROCESS] = self._renew_process
         return remedies
 
@@ -375,8 +369,8 @@ class Keeper:
     def _renew_process(self) -> Iterator[None]:
         """Ask for another process; this one goes on until it has taken over, or cannot be had."""
         self._left = True
-        if self._replacement is not None and self._climbs_for is not None:
-            self._replacement.ask(self._climbs_for)
+        if self._ask is not None and self._climbs_for is not None:
+            self._ask(self._climbs_for)
         while self._left is True:
             yield
         error, self._left = self._left, False

@@ -24,7 +24,7 @@ from typing import Any
 from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Done, Settings, Task
-from safe_embed.model.keeper import Keeper, Replacement
+from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import (
     ModelSource,
     embedding_dimension,
@@ -56,7 +56,6 @@ class Start:
         changes: What users have set on the model since: ``max_seq_length``, ``device``.
         threads: How many threads torch uses; ``None`` for its own choice.
         log_level: Of the logger ``safe_embed``, whose records travel.
-        lead_seconds: How long the last replacement for want of memory took, if there was one.
     """
 
     source: ModelSource
@@ -65,7 +64,6 @@ class Start:
     changes: dict[str, Any]
     threads: int | None
     log_level: int
-    lead_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +86,17 @@ class Change:
     """
 
     changes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """The worker is there because only another process helped the one before it.
+
+    Attributes:
+        lead_seconds: How long that one had to wait.
+    """
+
+    lead_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +238,7 @@ def _load(start: Start, wire: Wire) -> Keeper:
     def leave(reason: Reason) -> None:
         wire.send(Leave(reason))
 
-    replacement = Replacement(leave, start.lead_seconds)
-    keeper = Keeper(start.source, start.settings, start.policy, [tell], replacement)
+    keeper = Keeper(start.source, start.settings, start.policy, [tell], leave)
     if start.threads is not None:
         import torch
 
@@ -254,6 +262,8 @@ def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper) -> None:
                 keeper.engine.tally(message.texts)
             case Change():
                 _change(keeper.engine, message.changes)
+            case Expect():
+                keeper.expect(message.lead_seconds)
             case Stay():
                 keeper.stay(message.error)
         waits = keeper.watch()
