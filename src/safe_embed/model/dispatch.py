@@ -22,9 +22,7 @@ from safe_embed.memory.sampling import Sampler
 from safe_embed.model.handle import UNKNOWN, Handle
 from safe_embed.model.inference import LOST, Settings
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.remote import RemoteInference
-from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
-from safe_embed.model.worker import (
+from safe_embed.model.messages import (
     Change,
     Expect,
     Leave,
@@ -39,6 +37,8 @@ from safe_embed.model.worker import (
     Tally,
     Told,
 )
+from safe_embed.model.remote import RemoteInference
+from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
 from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, WorkerState
 
 logger = logging.getLogger("safe_embed")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safe_embed.errors import WorkerError
+from safe_embed.model.messages import ModelFacts, Result
 from safe_embed.model.turns import Job, Piece
 from safe_embed.model.wire import WireClosedError, begin_process
-from safe_embed.model.worker import ModelFacts, Result
 from safe_embed.types import MemorySample
 
 # How long a process may take to end when it was told to.

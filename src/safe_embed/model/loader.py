@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safe_embed import offline
 from safe_embed.errors import ConfigError, ReloadError
 from safe_embed.model.tokenization import check_module
+from safe_embed.model.upstream import kept, revision_of, uncycle
 
 if TYPE_CHECKING:
     from sentence_transformers import (
@@ -29,9 +28,6 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 # later ones, weights stay empty (29 of 40 at once failed on 4.57). By process, so that a fork
 # inherits no lock that is held. A user's own loader is not locked: it may make an encoder itself.
 _LOADS: dict[int, threading.Lock] = {}
-# By thread: the tokenizer that a load on it is to keep.
-_KEPT: dict[int, Any] = {}
-_SUBSTITUTION = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ class ModelSource:
         Raises:
             ConfigError: If an option is unknown, or what was loaded cannot be used here.
         """
-        with _kept(tokenizer):
+        with kept(tokenizer):
             model = self.spec() if callable(self.spec) and not self.is_loaded else self._load()
         from sentence_transformers import SentenceTransformer
 
@@ -96,7 +92,7 @@ class ModelSource:
             raise ConfigError(msg)
         check_module(model[0])
         if not self.is_loaded:
-            _uncycle(model)
+            uncycle(model)
         return model.eval()
 
     def _load(self) -> Any:
@@ -135,7 +131,7 @@ class ModelSource:
         """
         if self.is_loaded or callable(self.spec) or self.options.get("revision") is not None:
             return self
-        revision = _revision(model, self.options.get("cache_folder"))
+        revision = revision_of(model, self.options.get("cache_folder"))
         if revision is None:
             return self
         return replace(self, options={**self.options, "revision": revision})
@@ -193,75 +189,6 @@ class ModelSource:
                 f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
             )
             raise ConfigError(msg)
-
-
-@contextmanager
-def _kept(tokenizer: Any) -> Iterator[None]:
-    """Give *tokenizer* to whoever loads the one of the same name on this thread.
-
-    sentence-transformers loads a tokenizer with every model and has no way to be handed one, so
-    transformers' own entry is changed meanwhile. Where a model is loaded by another entry, it gets
-    a new tokenizer as usual.
-    """
-    if not getattr(tokenizer, "name_or_path", None):
-        yield
-        return
-    me = threading.get_ident()
-    with _SUBSTITUTION:
-        if not _KEPT:
-            _substitute()
-        _KEPT[me] = tokenizer
-    try:
-        yield
-    finally:
-        with _SUBSTITUTION:
-            del _KEPT[me]
-            if not _KEPT:
-                _substitute(undo=True)
-
-
-def _substitute(*, undo: bool = False) -> None:
-    """Change ``AutoTokenizer.from_pretrained``, or put it right again."""
-    from transformers import AutoTokenizer
-
-    entry: Any = AutoTokenizer  # whose method it is to change
-    found = entry.__dict__["from_pretrained"]
-    if undo:
-        entry.from_pretrained = found.__func__.usual
-        return
-
-    def from_pretrained(kind: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        kept = _KEPT.get(threading.get_ident())
-        if kept is not None and str(kept.name_or_path) == str(name):
-            return kept
-        return found.__get__(None, kind)(name, *args, **kwargs)
-
-    from_pretrained.usual = found  # type: ignore[attr-defined]
-    entry.from_pretrained = classmethod(from_pretrained)
-
-
-def _revision(model: SentenceTransformer, folder: str | os.PathLike[str] | None) -> str | None:
-    """Find which snapshot in the cache of the hub a model was just loaded from."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    name = getattr(config, "_name_or_path", "")  # sentence-transformers completes short names
-    if name.count("/") != 1 or Path(name).exists():
-        return None
-    cache = folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    found = try_to_load_from_cache(name, "config.json", cache and os.fspath(cache))
-    return Path(found).parent.name if isinstance(found, str) else None
-
-
-def _uncycle(model: SentenceTransformer) -> None:
-    """Let a model go at once when it is dropped.
-
-    The data of its model card point back at it, so that only a full collection would free it,
-    which holds all Python threads for a fifth of a second and more beside torch.
-    """
-    card = getattr(model, "model_card_data", None)
-    if getattr(card, "model", None) is model:
-        card.model = weakref.proxy(model)  # type: ignore[union-attr]
 
 
 class Loading:

@@ -8,7 +8,7 @@ from typing import Any
 from safe_embed.errors import WorkerError
 from safe_embed.model.inference import Inference, Settings, Task, forward_work
 from safe_embed.model.loader import similarity_function
-from safe_embed.model.worker import ModelFacts
+from safe_embed.model.messages import ModelFacts
 
 
 class RemoteInference(Inference):
