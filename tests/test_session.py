@@ -1367,6 +1367,37 @@ def test_an_ended_call_leaves_nothing_on_the_thread(saved: Path) -> None:
         wait_until(lambda: gone() is None)
 
 
+def test_an_ended_call_is_none_of_the_growth(saved: Path) -> None:
+    """When the policy is asked, nothing holds what a call was given or gave but its caller."""
+    asked: list[bool] = []
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    class Result:
+        pass
+
+    @dataclass(frozen=True)
+    class Watching:
+        def reason(self, usage: Usage) -> None:
+            asked.append(any(one() is not None for one in kept))
+
+    def work(inference: Inference, texts: list[str]) -> Generator[None, None, Result]:
+        yield
+        found = Result()
+        kept.append(weakref.ref(found))
+        return found
+
+    kept: list[Callable[[], object]] = []
+    with SafeEncoder(saved, reload=Watching()) as encoder:
+        text = Text("雨")
+        kept.append(weakref.ref(text))
+        future = encoder._session.submit(work, [text])
+        del text, future
+        wait_until(lambda: len(kept) == 2 and len(asked) > 1)
+        assert [True, False] == asked
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
 def test_ctrl_c_gives_up_the_place(held: Any) -> None:
     """KeyboardInterrupt in a waiting caller: its call is never begun, the next one is."""

@@ -309,11 +309,14 @@ def _serve_calls(line: _Line, keeper: Keeper) -> None:
             job = line.next(timeout)
         except _LineClosedError:
             return
+        is_idle = job is None
         if job is not None and not job.step(keeper):
             line.again(job)
+        # Texts and result of an ended call belong to its caller: held here, they would be growth
+        # that no remedy gives back.
+        del job
         waits = keeper.watch()
-        timeout = 0.0 if waits else _IDLE_SECONDS if job is not None else None
-        del job  # its texts and its result belong to the caller
+        timeout = 0.0 if waits else None if is_idle else _IDLE_SECONDS
 
 
 def _stop(line: _Line, thread: threading.Thread | None = None) -> None:
