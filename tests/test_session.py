@@ -281,6 +281,27 @@ def test_calls_under_way_see_nothing(saved: Path, expected: Any, way: str) -> No
         assert 2 == encoder.stats.reloads
 
 
+@pytest.mark.parametrize("on_long", ["chunk", "truncate"])
+@pytest.mark.parametrize("rung", [Rung.TOKENIZER, Rung.MODEL])
+def test_calls_under_way_hold_nothing_old(saved: Path, on_long: Any, rung: Rung) -> None:
+    """What a rung exchanges between two steps of a call is given back then, not when it ends."""
+    with SafeEncoder(saved, reload=None, on_long=on_long) as encoder:
+        keeper = keeper_of(encoder)
+
+        def work(inference: Inference) -> Generator[None, None, list[bool]]:
+            left = []
+            for _ in inference.encode(Request(TEXTS)):
+                whole = rung == Rung.MODEL
+                old = weakref.ref(inference.model if whole else inference.tokenizer)
+                yield from (None for _ in keeper._ladder.take(rung, "test"))
+                left.append(old() is not None)
+            return left
+
+        left = encoder._session.run(work)
+        assert len(left) > 1
+        assert not any(left)
+
+
 def test_calls_go_on_while_a_model_loads_beside(
     saved: Path, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

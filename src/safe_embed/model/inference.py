@@ -220,6 +220,7 @@ class Inference:
                 first = request.first_index + len(inputs)
                 budget = self.budget_tokens
                 inputs += self.settings.chunker.chunk(texts, reader, budget, first)
+            del reader  # so that a tokenizer that is exchanged in the pause goes at once
             yield
         return inputs
 
