@@ -42,11 +42,15 @@ def small(offline_model_path: Path) -> Path:
 
 
 def test_calls_of_all_lengths(tiny: Path) -> None:
-    """Texts of 20 to 20,000 characters, one a call, by the default policy: at most 16 MB more."""
+    """Texts of 20 to 20,000 characters, one a call, by the default policy: at most 16 MB more.
+
+    On the oldest stack 64 MB, below which its policy leaves the tokenizer what it remembers.
+    """
     calls = 10_000 if FULL else 250
     found = measure("growth", tiny, arm="default policy", calls=calls)
-    assert found["largest_growth_mb"] <= 16
-    assert found["growth_mb"] <= 16
+    most_mb = 64 if IS_OLDEST else 16
+    assert found["largest_growth_mb"] <= most_mb
+    assert found["growth_mb"] <= most_mb
 
 
 def test_a_reload_gives_back_what_has_grown(tiny: Path) -> None:
