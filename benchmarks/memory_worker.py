@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -130,20 +131,27 @@ def growth(
     *hoard* adds 100 MB to the model and as much to its tokenizer: what a reload must give back.
     """
     encoder = load(model, arm)
-    curve: list[tuple[int, int]] = []
-    for number, text in enumerate(texts(calls + WARM_UP_CALLS, **of_texts), -WARM_UP_CALLS):
+    waiting = texts(WARM_UP_CALLS + calls, **of_texts)
+    for text in islice(waiting, WARM_UP_CALLS):
         encoder.encode(text)
-        if number >= 0 and number % max(1, calls // POINTS) == 0:
+    base = trimmed()
+    curve: list[tuple[int, int]] = []
+    for number, text in enumerate(waiting):
+        encoder.encode(text)
+        if number % max(1, calls // POINTS) == 0:
             curve.append((number, held()))
     if hoard:
         _hoarding_model(encoder)
         _hoarding_tokenizer(encoder)
-    base, end = curve[0][1], held()
+    end = trimmed()
+    sizes = [size for _, size in curve]
     found: dict[str, Any] = {
         "base_bytes": base,
         "end_bytes": end,
+        # What no trim gives back; then with what a trim would, while calls go on.
         "growth_mb": round((end - base) / 1e6, 1),
-        "largest_growth_mb": round(max(size - base for _, size in curve) / 1e6, 1),
+        "median_growth_mb": round((median(sizes[len(sizes) // 2 :]) - base) / 1e6, 1),
+        "largest_growth_mb": round((max(sizes) - base) / 1e6, 1),
         "native_threads": take_sample().native_threads,
         "remedies": remedies(encoder),
         "curve": curve,

@@ -1,6 +1,8 @@
 """Memory stays flat, in processes of their own: real models, real text, RssAnon. Each with a control.
 
-SAFE_EMBED_FULL=1 makes 10,000 calls where a few hundred are made otherwise.
+SAFE_EMBED_FULL=1 makes 10,000 calls where a few hundred are made otherwise. Growth counts from a
+trimmed process after warm-up, twice: at the end, trimmed, and while calls go on, with the free
+blocks that the policy has not given back yet (the median: on a busy machine trims are rarer).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def test_calls_of_all_lengths(tiny: Path) -> None:
     calls = 10_000 if FULL else 250
     found = measure("growth", tiny, arm="default policy", calls=calls)
     most_mb = 64 if IS_OLDEST else 16
-    assert found["largest_growth_mb"] <= most_mb
+    assert found["median_growth_mb"] <= most_mb
     assert found["growth_mb"] <= most_mb
 
 
@@ -105,5 +107,5 @@ def test_long_texts_whatever_the_tokenizer_remembers(tiny: Path) -> None:
     """Texts of 200 to 20,000 characters, by the default policy: at most 64 MB more, on any stack."""
     calls = 1_500 if IS_OLDEST or FULL else 100
     found = measure("growth", tiny, arm="default policy", calls=calls, **LONG_RUNS)
-    assert found["largest_growth_mb"] <= 64
+    assert found["median_growth_mb"] <= 64
     assert found["growth_mb"] <= 64
