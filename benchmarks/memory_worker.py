@@ -49,7 +49,12 @@ def measure(scenario: str, model: Path, **options: Any) -> dict[str, Any]:
     """
     told = json.dumps({"model": str(model), **options})
     # Two threads everywhere: with one, upstream has no native threads that could pile up.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    # They sleep while they wait: on a busy machine they would wait for each other for ever.
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+    }
     command = [sys.executable, __file__, scenario, told]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
