@@ -1,135 +1,411 @@
-"""A worker that embeds texts of all lengths and tells what it holds; run by test_memory.
+"""Processes whose memory is measured; tests/test_flat.py and the benchmarks run them.
 
-``python memory_worker.py MODEL ARM CALLS`` prints one JSON object.
+:func:`measure` runs a scenario, one of the functions below, in a fresh process. Sizes are RssAnon.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import queue
 import random
+import subprocess
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-SHORTEST_CHARS, LONGEST_CHARS = 20, 20_000
+from safe_embed import MemoryGrowth, SafeEncoder
+from safe_embed.memory.sampling import anonymous_bytes, take_sample, trim_heap
+from safe_embed.types import Event, Reason, Rung, Usage
+
+# What embeds: upstream's own way is the control; then ours with no policy, and with the default.
+ARMS = ("raw", "no policy", "default policy")
+# Texts that the tokenizer of the oldest stack remembers: long runs without a blank.
+LONG_RUNS: dict[str, Any] = {"shortest": 200, "blanks": False}
 WARM_UP_CALLS = 20
 POINTS = 200
+MIB = 2**20
 
 
-def texts(calls: int) -> Iterator[str]:
-    """Pieces of real Japanese text, 20 to 20,000 characters long, log-uniform, always the same."""
+def measure(scenario: str, model: Path, **options: Any) -> dict[str, Any]:
+    """Run a scenario in a process of its own.
+
+    Args:
+        scenario: Name of a function of this file.
+        model: Folder of a model.
+        **options: Further arguments.
+
+    Returns:
+        What the function gives.
+    """
+    told = json.dumps({"model": str(model), **options})
+    # Two threads everywhere: with one, upstream has no native threads that could pile up.
+    # They sleep while they wait: on a busy machine they would wait for each other for ever.
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+    }
+    command = [sys.executable, __file__, scenario, told]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def texts(
+    count: int, shortest: int = 20, longest: int = 20_000, *, blanks: bool = True
+) -> Iterator[str]:
+    """Pieces of real Japanese text of log-uniform length in characters, always the same.
+
+    Without *blanks* and line breaks each is one run, which tokenizers 0.20 remembers whole.
+    """
     folder = Path(os.environ["SAFE_EMBED_DATA"])
     pool = "\n".join(
         json.loads(line)["text"]
         for name in ("kyoto_wiki_longdocs", "aozora_works")
         for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
     )
+    if not blanks:
+        pool = "".join(pool.split())
     chance = random.Random(0)
-    for _ in range(calls):
-        length = int(math.exp(chance.uniform(math.log(SHORTEST_CHARS), math.log(LONGEST_CHARS))))
+    for _ in range(count):
+        length = int(math.exp(chance.uniform(math.log(shortest), math.log(longest))))
         start = chance.randrange(len(pool) - length)
         yield pool[start : start + length]
 
 
-def build(kind: str) -> str:
-    """Make a model: ``offline``, ``tiny`` (2 random layers), or ``ruri`` (its shape); a folder."""
-    from safe_embed.offline import model_path
-
-    if kind == "offline":
-        return str(model_path())
-    import torch
-    from sentence_transformers import SentenceTransformer, models
-    from transformers import AutoTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
-    if kind == "tiny":
-        from transformers import BertConfig, BertModel
-
-        network: Any = BertModel(
-            BertConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-            ),
-            add_pooling_layer=False,
-        )
-        limit = 512
-    else:
-        from transformers import ModernBertConfig, ModernBertModel
-
-        limit = 8192
-        network = ModernBertModel(
-            ModernBertConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=256,
-                intermediate_size=1024,
-                num_hidden_layers=10,
-                num_attention_heads=4,
-                max_position_embeddings=limit,
-                reference_compile=False,
-                attn_implementation="sdpa",
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                cls_token_id=tokenizer.bos_token_id,
-                sep_token_id=tokenizer.eos_token_id,
-            )
-        )
-    folder = tempfile.mkdtemp()
-    tokenizer.model_max_length = limit
-    network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    transformer = models.Transformer(folder, max_seq_length=limit)
-    chain = [transformer, models.Pooling(network.config.hidden_size)]
-    whole = tempfile.mkdtemp()
-    SentenceTransformer(modules=chain, device="cpu").save(whole)
-    return whole
+def documents(count: int) -> list[str]:
+    """Whole documents, the longest there are."""
+    folder = Path(os.environ["SAFE_EMBED_DATA"])
+    found = [
+        json.loads(line)["text"]
+        for name in ("debian_ja_longdocs", "kyoto_wiki_longdocs")
+        for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
+    ]
+    longest = sorted(found, key=len)[-count:]
+    random.Random(0).shuffle(longest)
+    return longest
 
 
-def encoder(model: str, arm: str) -> Callable[[str], Any]:
-    """Give the function that the arm calls."""
+def held() -> int:
+    """RssAnon as it is."""
+    found = anonymous_bytes()
+    if found is None:
+        raise SystemExit("the system does not tell RssAnon")
+    return found
+
+
+def trimmed() -> int:
+    """RssAnon without garbage and free blocks."""
+    gc.collect()
+    trim_heap()
+    return held()
+
+
+def load(model: str, arm: str) -> Any:
+    """Load what the arm embeds with."""
     if arm == "raw":
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(model, device="cpu").encode
-    from safe_embed import SafeEncoder
-
-    return SafeEncoder(model, reload=None if arm == "no policy" else "default").encode
+        return SentenceTransformer(model, device="cpu")
+    return SafeEncoder(model, reload=None if arm == "no policy" else "default", device="cpu")
 
 
-def main(kind: str, arm: str, calls: int) -> None:
-    """Run, and print the curve."""
-    from safe_embed.memory.sampling import anonymous_bytes, take_sample
+def remedies(encoder: Any) -> list[str]:
+    """Name the rungs that an encoder took, in order."""
+    stats = getattr(encoder, "stats", None)
+    return [f"{event.kind} {event.rung.name}" for event in stats.events] if stats else []
 
-    encode = encoder(build(kind), arm)
+
+def growth(
+    model: str, arm: str, calls: int, *, hoard: bool = False, **of_texts: Any
+) -> dict[str, Any]:
+    """Embed one text a call; then reload what can be reloaded.
+
+    *hoard* adds 100 MB to the model and as much to its tokenizer: what a reload must give back.
+    """
+    encoder = load(model, arm)
+    waiting = texts(WARM_UP_CALLS + calls, **of_texts)
+    for text in islice(waiting, WARM_UP_CALLS):
+        encoder.encode(text)
+    base = trimmed()
     curve: list[tuple[int, int]] = []
-    for number, text in enumerate(texts(calls + WARM_UP_CALLS)):
-        encode(text)
-        if number >= WARM_UP_CALLS and (number - WARM_UP_CALLS) % max(1, calls // POINTS) == 0:
-            curve.append((number - WARM_UP_CALLS, anonymous_bytes() or 0))
-    sample = take_sample()
-    base, end = curve[0][1], sample.rss_anon_bytes or 0
-    print(
-        json.dumps(
-            {
-                "base_bytes": base,
-                "end_bytes": end,
-                "growth_mb": round((end - base) / 1e6, 1),
-                "largest_growth_mb": round(max(held - base for _, held in curve) / 1e6, 1),
-                "peak_bytes": sample.peak_bytes,
-                "native_threads": sample.native_threads,
-                "curve": curve,
-            }
-        )
-    )
+    for number, text in enumerate(waiting):
+        encoder.encode(text)
+        if number % max(1, calls // POINTS) == 0:
+            curve.append((number, held()))
+    if hoard:
+        _hoarding_model(encoder)
+        _hoarding_tokenizer(encoder)
+    end = trimmed()
+    sizes = [size for _, size in curve]
+    found: dict[str, Any] = {
+        "base_bytes": base,
+        "end_bytes": end,
+        # What no trim gives back; then with what a trim would, while calls go on.
+        "growth_mb": round((end - base) / 1e6, 1),
+        "median_growth_mb": round((median(sizes[len(sizes) // 2 :]) - base) / 1e6, 1),
+        "largest_growth_mb": round((max(sizes) - base) / 1e6, 1),
+        "native_threads": take_sample().native_threads,
+        "remedies": remedies(encoder),
+        "curve": curve,
+    }
+    if arm != "raw":
+        encoder.reload()
+        found["reloaded_bytes"] = held()
+    return found
+
+
+def threads(model: str, arm: str, callers: int) -> dict[str, Any]:
+    """Embed the same texts from one thread, then from many that stay alive."""
+    encoder = load(model, arm)
+    mine = list(texts(8, 20, 400))
+    turn = threading.Lock()  # upstream's tokenizer is not for two threads at once
+    all_there = threading.Barrier(callers + 1)
+
+    def call() -> None:
+        if arm == "raw":
+            with turn:
+                encoder.encode(mine)
+        else:
+            encoder.encode(mine)
+        all_there.wait()
+
+    encoder.encode(mine)
+    before = take_sample()
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call) for _ in range(callers)]
+        all_there.wait()
+        after = take_sample()
+        for one in calls:
+            one.result()
+    return {
+        "growth_mb": ((after.rss_anon_bytes or 0) - (before.rss_anon_bytes or 0)) / 1e6,
+        "more_native_threads": (after.native_threads or 0) - (before.native_threads or 0),
+    }
+
+
+def give_back(model: str) -> dict[str, int]:
+    """Reload where there is no room for two, and look at the moment when neither is there."""
+    from sentence_transformers import SentenceTransformer
+
+    _choose("after")
+    seen: list[int] = []
+
+    def loader() -> SentenceTransformer:
+        seen.append(held())
+        return SentenceTransformer(model, device="cpu")
+
+    bare = trimmed()
+    with SafeEncoder(loader, reload=None) as encoder:
+        loaded = trimmed()
+        encoder.encode(list(texts(20, longest=1_000)))
+        worked = trimmed()
+        encoder.reload()
+        again = trimmed()
+    return {
+        "bare": bare,
+        "loaded": loaded,
+        "worked": worked,
+        "dropped": seen[1],
+        "again": again,
+    }
+
+
+def tokenize(model: str, count: int, **of_texts: Any) -> dict[str, float]:
+    """Let the bare tokenizer read texts, as transformers calls it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    waiting = texts(count + WARM_UP_CALLS, **of_texts)
+    for _ in range(WARM_UP_CALLS):
+        tokenizer(next(waiting), verbose=False)
+    base = trimmed()
+    for text in waiting:
+        tokenizer(text, verbose=False)
+    return {"growth_mb": (trimmed() - base) / 1e6}
+
+
+def peak(model: str, arm: str, count: int) -> dict[str, Any]:
+    """Embed documents one by one, and watch how high RssAnon goes in between."""
+    encoder = load(model, arm)
+    waiting = documents(count)
+    encoder.encode(min(waiting, key=len))
+    base = highest = trimmed()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not is_over.wait(0.002):
+            highest = max(highest, held())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for text in waiting:
+        encoder.encode(text)
+    is_over.set()
+    watcher.join()
+    return {
+        "longest_chars": max(map(len, waiting)),
+        "base_mb": round(base / 1e6, 1),
+        "peak_mb": round(highest / 1e6, 1),
+        "peak_over_base_mb": round((highest - base) / 1e6, 1),
+        "end_mb": round(held() / 1e6, 1),
+    }
+
+
+@dataclass
+class OnRequest:
+    """A policy that takes one rung, once, when asked to."""
+
+    rung: Rung | None = None
+
+    def reason(self, _: Usage) -> Reason | None:
+        """Ask for the rung, and forget it."""
+        rung, self.rung = self.rung, None
+        return None if rung is None else Reason("measured", rung=rung)
+
+
+def delay(model: str, rung: str, way: str, repeats: int) -> dict[str, Any]:
+    """Take a rung again and again while a caller embeds one short text after the other.
+
+    *rung* is a name, or "by hand" for the full reload of :meth:`SafeEncoder.reload`; *way* says
+    whether there is room for two models.
+    """
+    _choose(way)
+    policy = OnRequest()
+    events: queue.Queue[Event] = queue.Queue()
+    latencies: list[tuple[float, float]] = []  # begin and end of each call
+    is_over = threading.Event()
+
+    def call() -> None:
+        while not is_over.is_set():
+            begun = time.monotonic()
+            encoder.encode("吾輩は猫である。")
+            latencies.append((begun, time.monotonic()))
+
+    rounds: list[Event] = []
+    with SafeEncoder(model, reload=policy, hooks=[events.put], device="cpu") as encoder:
+        encoder.encode(list(texts(20)))
+        caller = threading.Thread(target=call)
+        caller.start()
+        for _ in range(repeats):
+            time.sleep(1)  # as things are without a remedy
+            if rung == "by hand":
+                encoder.reload()
+            else:
+                policy.rung = Rung[rung.upper()]
+            rounds.append(events.get(timeout=120))
+        time.sleep(0.1)  # a call that the last rung delayed ends
+        is_over.set()
+        caller.join()
+    spans = [(one.before.elapsed_seconds, one.after.elapsed_seconds) for one in rounds]
+    touched = [
+        any(begun < end and start < ended for start, end in spans) for begun, ended in latencies
+    ]
+    found: dict[str, Any] = {"kinds": sorted({one.kind for one in rounds})}
+    for name, wanted in (("quiet", False), ("during", True)):
+        took = [
+            1e3 * (ended - begun)
+            for (begun, ended), is_touched in zip(latencies, touched, strict=True)
+            if is_touched == wanted
+        ]
+        found |= {
+            f"{name}_calls": len(took),
+            f"{name}_median_ms": round(median(took), 2),
+            f"{name}_max_ms": round(max(took), 2),
+        }
+    return found | {
+        "rung_seconds": [round(one.seconds, 4) for one in rounds],
+        "before_mb": [round((one.before.held_bytes or 0) / 1e6, 1) for one in rounds],
+        "after_mb": [round((one.after.held_bytes or 0) / 1e6, 1) for one in rounds],
+    }
+
+
+def _choose(way: str) -> None:
+    """Let there be room for two models, or not."""
+    from safe_embed.model.keeper import Keeper
+
+    Keeper._has_room = lambda _: way != "after"  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _free_blocks(_: SafeEncoder) -> Any:
+    """Free what lies below a block that is held: the allocator keeps it."""
+    blocks = [bytes(5000) for _ in range(20_000)]
+    last = blocks[-1]
+    blocks.clear()
+    return last
+
+
+def _old_garbage(_: SafeEncoder) -> None:
+    """Leave a cycle behind that has outlived a full collection, as a long-lived object has."""
+    cycle: list[Any] = [b"\1" * MIB for _ in range(100)]
+    cycle.append(cycle)
+    gc.collect()
+
+
+class Hoard(list[bytes]):
+    """100 MB that no copy takes along."""
+
+    def __init__(self) -> None:
+        super().__init__(b"\1" * MIB for _ in range(100))
+
+    def __deepcopy__(self, memo: object) -> None: ...
+
+
+def _hoarding_tokenizer(encoder: SafeEncoder) -> None:
+    encoder._session.keeper.engine.tokenizer.hoard = Hoard()  # noqa: SLF001
+
+
+def _hoarding_model(encoder: SafeEncoder) -> None:
+    encoder._model.hoard = Hoard()  # noqa: SLF001
+
+
+PLANTS: dict[str, Callable[[SafeEncoder], Any]] = {
+    "free blocks": _free_blocks,
+    "old garbage": _old_garbage,
+    "hoarding tokenizer": _hoarding_tokenizer,
+    "hoarding model": _hoarding_model,
+}
+
+
+def planted(model: str, plant: str) -> dict[str, Any]:
+    """Let something grow by 100 MB that one rung gives back, and see how far the policy goes."""
+    policy = MemoryGrowth("48 MiB", cool_down_seconds=0, jitter=0)
+    with SafeEncoder(model, reload=policy, device="cpu") as encoder:
+        while encoder.stats.baseline is None:
+            encoder.encode("今日は雨です。")
+        baseline = encoder.stats.baseline.held_bytes or 0
+        kept = PLANTS[plant](encoder)
+        grown = held() - baseline
+        end = time.monotonic() + 30
+        while held() > baseline + 48 * MIB and time.monotonic() < end:
+            encoder.encode("今日は雨です。")
+            time.sleep(0.05)
+        found = {"grown": grown, "left": held() - baseline, "remedies": remedies(encoder)}
+        del kept
+    return found
+
+
+SCENARIOS = (growth, threads, give_back, tokenize, peak, delay, planted)
+
+
+def main(name: str, options: str) -> None:
+    """Run one scenario, and print what it found."""
+    [scenario] = [one for one in SCENARIOS if one.__name__ == name]
+    print(json.dumps(scenario(**json.loads(options))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:])

@@ -196,13 +196,19 @@ def small(**options: Any) -> SentenceTransformer:
 @functools.cache
 def ruri() -> SentenceTransformer:
     """The true shape of ruri-v3-30m, but for its vocabulary, which is small."""
+    path = _modernbert("ruri", _llama_like(8192))
+    return assemble(path, limit=None, prompts=dict(RURI_PROMPTS))
+
+
+def _modernbert(name: str, tokenizer: Any) -> Path:
+    """ModernBERT in ruri-v3-30m's shape around a tokenizer."""
     import torch
     from transformers import ModernBertConfig, ModernBertModel
 
-    path = folder("ruri")
-    tokenizer = _llama_like(8192)
+    path = folder(name)
     tokenizer.save_pretrained(path)
     torch.manual_seed(30)
+    kinds = ("bos", "eos", "cls", "sep", "pad")
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -210,16 +216,33 @@ def ruri() -> SentenceTransformer:
         num_hidden_layers=10,
         num_attention_heads=4,
         max_position_embeddings=8192,
-        bos_token_id=1,
-        eos_token_id=2,
-        cls_token_id=4,
-        sep_token_id=5,
-        pad_token_id=3,
         reference_compile=False,
         attn_implementation="sdpa",
+        **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in kinds},
     )
     ModernBertModel(config).save_pretrained(path)
-    return assemble(path, limit=None, prompts=dict(RURI_PROMPTS))
+    return path
+
+
+@functools.cache
+def saved(kind: str, tokenizer_from: Path) -> Path:
+    """A whole model as a folder, for other processes: "small", or with the offline tokenizer.
+
+    "tiny" reads 512 tokens and "ruri" 8,192, as models of their kinds do.
+    """
+    if kind == "small":
+        model = small()
+    elif kind == "tiny":
+        model = assemble(tiny_folder(tokenizer_from), limit=512)
+    else:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+        tokenizer.model_max_length = 8192
+        model = assemble(_modernbert("ruri_whole", tokenizer), limit=8192)
+    path = folder(f"saved_{kind}")
+    model.save(str(path))
+    return path
 
 
 def _llama_like(limit: int) -> PreTrainedTokenizerFast:

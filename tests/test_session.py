@@ -37,6 +37,7 @@ from safe_embed.memory.remedies import forgets
 from safe_embed.memory.sampling import take_sample
 from safe_embed.model import keeper as keeper_module
 from safe_embed.model import session as session_module
+from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Inference, Request
 from safe_embed.model.keeper import Keeper
 from safe_embed.types import Event, Reason, Rung, Usage
@@ -279,6 +280,30 @@ def test_calls_under_way_see_nothing(saved: Path, expected: Any, way: str) -> No
             for call in calls:
                 np.testing.assert_array_equal(before, call.result())
         assert 2 == encoder.stats.reloads
+
+
+@pytest.mark.parametrize("on_long", ["chunk", "truncate"])
+@pytest.mark.parametrize("rung", [Rung.TOKENIZER, Rung.MODEL])
+def test_calls_under_way_hold_nothing_old(saved: Path, on_long: Any, rung: Rung) -> None:
+    """What a rung exchanges between two steps of a call is given back then, not when it ends."""
+    with SafeEncoder(saved, reload=None, on_long=on_long) as encoder:
+        keeper = keeper_of(encoder)
+
+        def work(engine: Engine) -> Generator[None, None, list[bool]]:
+            left = []
+            flow, found = engine.encode(Request(TEXTS)), None
+            with contextlib.suppress(StopIteration):
+                while wave := flow.send(found):
+                    found = [engine.do(task) for task in wave.tasks]
+                    whole = rung == Rung.MODEL
+                    old = weakref.ref(engine.model if whole else engine.tokenizer)
+                    yield from (None for _ in keeper._ladder.take(rung, "test"))
+                    left.append(old() is not None)
+            return left
+
+        left = encoder._session.run(work)
+        assert len(left) > 1
+        assert not any(left)
 
 
 def test_calls_go_on_while_a_model_loads_beside(
@@ -1364,6 +1389,37 @@ def test_an_ended_call_leaves_nothing_on_the_thread(saved: Path) -> None:
         encoder._session.run(Inference.encode, Request([text]))
         del text
         wait_until(lambda: gone() is None)
+
+
+def test_an_ended_call_is_none_of_the_growth(saved: Path) -> None:
+    """When the policy is asked, nothing holds what a call was given or gave but its caller."""
+    asked: list[bool] = []
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    class Result:
+        pass
+
+    @dataclass(frozen=True)
+    class Watching:
+        def reason(self, usage: Usage) -> None:
+            asked.append(any(one() is not None for one in kept))
+
+    def work(inference: Inference, texts: list[str]) -> Generator[None, None, Result]:
+        yield
+        found = Result()
+        kept.append(weakref.ref(found))
+        return found
+
+    kept: list[Callable[[], object]] = []
+    with SafeEncoder(saved, reload=Watching()) as encoder:
+        text = Text("雨")
+        kept.append(weakref.ref(text))
+        future = encoder._session.submit(work, [text])
+        del text, future
+        wait_until(lambda: len(kept) == 2 and len(asked) > 1)
+        assert [True, False] == asked
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")

@@ -216,11 +216,14 @@ def _serve_calls(line: Line, keeper: Keeper) -> None:
             job = line.next(timeout)
         except LineClosedError:
             return
+        is_idle = job is None
         if job is not None and not _step(job, keeper):
             line.again(job)
+        # Texts and result of an ended call belong to its caller: held here, they would be growth
+        # that no remedy gives back.
+        del job
         waits = keeper.watch()
-        timeout = 0.0 if waits else _IDLE_SECONDS if job is not None else None
-        del job  # its texts and its result belong to the caller
+        timeout = 0.0 if waits else None if is_idle else _IDLE_SECONDS
 
 
 def _step(job: Job, keeper: Keeper) -> bool:
