@@ -55,8 +55,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("safe_embed")
 
-# After this many calls the process holds what it needs to work, and growth counts from there.
-WARM_UP_CALLS = 5
+# After so many calls, or so much of a long one, the process holds what it needs to work, and growth
+# counts from there.
+WARM_UP_CALLS = 20
+WARM_UP_TOKENS = 50_000
 # How much more room a new model beside the old one must have than the first one was seen to take.
 _HEADROOM = 1.2
 _KEPT_EVENTS = 100
@@ -172,7 +174,9 @@ class Keeper:
         """
         if self._left is True:
             return False  # another process will take over, however long it takes to come
-        if self._baseline is None and self.engine.done.calls >= WARM_UP_CALLS:
+        done = self.engine.done
+        is_warm = done.calls >= WARM_UP_CALLS or done.tokens >= WARM_UP_TOKENS
+        if self._baseline is None and is_warm:
             self._trim()
             self._baseline = self._measure()
         try:
