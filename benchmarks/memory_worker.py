@@ -32,6 +32,7 @@ ARMS = ("raw", "no policy", "default policy")
 # Texts that the tokenizer of the oldest stack remembers: long runs without a blank.
 LONG_RUNS: dict[str, Any] = {"shortest": 200, "blanks": False}
 WARM_UP_CALLS = 20
+IDLE_SECONDS = 1.5
 POINTS = 200
 MIB = 2**20
 
@@ -145,6 +146,8 @@ def growth(
         encoder.encode(text)
         if number % max(1, calls // POINTS) == 0:
             curve.append((number, held()))
+    time.sleep(IDLE_SECONDS)  # the encoder looks at its memory once more
+    idle = held()
     if hoard:
         _hoarding_model(encoder)
         _hoarding_tokenizer(encoder)
@@ -153,7 +156,8 @@ def growth(
     found: dict[str, Any] = {
         "base_bytes": base,
         "end_bytes": end,
-        # What no trim gives back; then with what a trim would, while calls go on.
+        # As the policy leaves it; what no trim gives back; with what one would, while calls go on.
+        "idle_growth_mb": round((idle - base) / 1e6, 1),
         "growth_mb": round((end - base) / 1e6, 1),
         "median_growth_mb": round((median(sizes[len(sizes) // 2 :]) - base) / 1e6, 1),
         "largest_growth_mb": round((max(sizes) - base) / 1e6, 1),
