@@ -392,6 +392,59 @@ def test_drained_where_there_is_no_room_for_two(
         assert 1 == most[0]
 
 
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """A control group of one's own (version 1), where one may be made: as root in a container."""
+    path = Path("/sys/fs/cgroup/memory", f"safe_embed-{os.getpid()}")
+    try:
+        path.mkdir()
+    except OSError:
+        pytest.skip("no control group for memory can be made here")
+    yield path
+    wait_until(lambda: not (path / "cgroup.procs").read_text())
+    path.rmdir()
+
+
+_LIMITED = """
+import sys
+from pathlib import Path
+import numpy as np
+from safe_embed import EveryCalls, SafeEncoder
+
+folder, group, room = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+limit = group / "memory.limit_in_bytes"
+(group / "cgroup.procs").write_text("0")
+events = []
+policy = EveryCalls(30, jitter=0)
+options = {"isolation": "process", "device": "cpu", "hooks": [events.append]}
+with SafeEncoder(folder, reload=policy, **options) as encoder:
+    one = encoder._session._dispatcher.inference.facts.load_bytes
+    used = int((group / "memory.usage_in_bytes").read_text())
+    limit.write_text(str(int(used + room * one)))
+    expected = encoder.encode("雨")
+    for _ in range(60):
+        assert (encoder.encode("雨") == expected).all()
+    while not [one for one in events if one.kind == "remedy"]:
+        encoder.encode("雨")
+    print([one.kind for one in events][:1], "calls waited" in events[0].reason)
+"""
+
+
+@pytest.mark.parametrize(("room", "drained"), [(0.5, True), (3.0, False)])
+def test_under_a_memory_limit(
+    saved: Path, control_group: Path, room: float, *, drained: bool
+) -> None:
+    """With too little left for two models it serves, recycles by draining, and says so."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(saved), str(control_group), str(room)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert f"['remedy'] {drained}" == done.stdout.strip(), done.stderr
+
+
 def test_another_model_never_takes_over(
     saved: Path, reference: SafeEncoder, tmp_path: Path
 ) -> None:

@@ -24,6 +24,16 @@ from typing import Any
 class SafeEmbedError(Exception):
     """The root of all exceptions that safe_embed raises itself."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled by what it holds, whatever its constructor takes."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(kind: type[SafeEmbedError], args: tuple[Any, ...], held: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(held)
+    return error
+
 
 class ConfigError(SafeEmbedError, ValueError):
     """An argument or a setting cannot work, whatever the texts are."""

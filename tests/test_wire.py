@@ -1,0 +1,111 @@
+"""Messages between processes: whole, in order, of any size; and errors that travel."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
+from safe_embed.model.inference import Task
+from safe_embed.model.turns import Piece
+from safe_embed.model.wire import Wire, WireClosedError
+from safe_embed.model.worker import portable
+
+
+@pytest.fixture
+def wires() -> Iterator[tuple[Wire, Wire]]:
+    """Both ends of a connection."""
+    pair = tuple(map(Wire, socket.socketpair()))
+    yield pair
+    for one in pair:
+        one.close()
+
+
+@given(sizes=st.lists(st.integers(0, 300_000), max_size=4), text=st.text())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_sent_arrives(wires: tuple[Wire, Wire], sizes: list[int], text: str) -> None:
+    """Arrays on either side of the size that travels out of band, and all else, in order."""
+    ours, theirs = wires
+    arrays = [np.arange(size, dtype=np.float32) for size in sizes]
+    sender = threading.Thread(target=lambda: (ours.send([text, arrays]), ours.send("next")))
+    sender.start()
+    found_text, found = theirs.receive()
+    assert (text, "next") == (found_text, theirs.receive())
+    sender.join()
+    for one, other in zip(arrays, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert other.flags.writeable  # as what is computed here
+
+
+def test_many_threads_may_send(wires: tuple[Wire, Wire]) -> None:
+    """No message is torn apart by another."""
+    ours, theirs = wires
+    arrays = [np.full(50_000, at) for at in range(8)]
+    threads = [threading.Thread(target=ours.send, args=(one,)) for one in arrays]
+    for thread in threads:
+        thread.start()
+    found = sorted(int(theirs.receive()[0]) for _ in threads)
+    assert list(range(8)) == found
+
+
+def test_the_other_end_is_gone(wires: tuple[Wire, Wire]) -> None:
+    """Both to send and to receive ends in an error, also in the middle of a message."""
+    ours, theirs = wires
+    theirs._pipe.sendall(b"\x01\x00")
+    theirs.hang_up()
+    with pytest.raises(WireClosedError):
+        ours.receive()
+    with pytest.raises(WireClosedError):
+        ours.send(np.zeros(1_000_000))
+
+
+class StrangeError(RuntimeError):
+    """An error that nobody else can import, with something that cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("strange")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "attributes"),
+    [
+        (ValueError("bad"), ValueError, {}),
+        (FileNotFoundError(2, "gone", "here"), FileNotFoundError, {"filename": "here"}),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "why"), UnicodeDecodeError, {"reason": "why"}),
+        (SystemExit(3), SystemExit, {"code": 3}),
+        (InvalidTextError("bad", 4, 2), InvalidTextError, {"index": 4, "position": 2}),
+        (TextTooLongError("long", [7]), TextTooLongError, {"indices": (7,)}),
+        (WorkerError("gone", [1], ["a"]), WorkerError, {"indices": (1,), "results": ["a"]}),
+        (MissingExtraError("x", "y", "offline"), MissingExtraError, {"extra": "offline"}),
+        (StrangeError(), RuntimeError, {}),
+    ],
+)
+def test_errors_travel(error: BaseException, kind: type, attributes: dict[str, Any]) -> None:
+    """Ours and builtins as they are, others as the builtin they descend from; with a traceback."""
+    found = portable(error)
+    assert kind is type(found)
+    assert attributes == {name: getattr(found, name) for name in attributes}
+    assert str(error) in str(found)
+    assert "In the worker process" in found.__notes__[0]
+
+
+@given(count=st.integers(2, 40))
+def test_halves_become_one_again(count: int) -> None:
+    """However often a task is parted, and in whatever order its parts are done."""
+    found: list[Any] = []
+    waiting = [Piece(Task("chunk", list(range(count)), {}), found.append)]
+    while waiting:
+        piece = waiting.pop(len(waiting) // 2)
+        if len(piece.task.items) > 1:
+            waiting += piece.halves()
+        else:
+            piece.note([item * 2 for item in piece.task.items])
+    assert [[item * 2 for item in range(count)]] == found
