@@ -62,3 +62,21 @@ def test_few_shapes_change_no_vector() -> None:
         np.testing.assert_allclose(expected, few.encode(texts), atol=1e-6)
         assert few.stats.padding_tokens > 0
     assert seen <= 9
+
+
+@given(
+    lengths=st.lists(st.integers(1, 512), max_size=60),
+    max_tokens=st.integers(1, 4096),
+    limit=st.none() | st.integers(512, 600),
+)
+def test_fewer_shapes_cost_little(lengths: list[int], max_tokens: int, limit: int | None) -> None:
+    """Long rows are multiples of 8, or the limit; short ones are as they are; all are there once."""
+    found = batches(lengths, max_tokens, limit=limit, fewer_shapes=True)
+    assert sorted(range(len(lengths))) == sorted(i for one in found for i in one.indices)
+    for one in found:
+        longest = max(lengths[i] for i in one.indices)
+        assert longest <= one.columns < longest + 8
+        assert one.columns == longest or one.columns % 8 == 0 or one.columns == limit
+        assert longest > 64 or one.columns == longest
+        assert len(one.indices) == one.rows
+        assert one.rows == 1 or one.rows * one.columns <= max_tokens

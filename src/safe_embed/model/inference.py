@@ -272,6 +272,7 @@ class Inference(ABC):
             self._batch_tokens(request),
             limit=self.budget_tokens,
             few_shapes=self.device_type == "mps" if few_shapes is None else few_shapes,
+            fewer_shapes=self.device_type == "cpu" and few_shapes is None,
         )
         options = {
             "prompt": request.prompt,
