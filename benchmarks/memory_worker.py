@@ -85,17 +85,16 @@ def texts(
         yield pool[start : start + length]
 
 
-def documents(count: int) -> list[str]:
-    """Whole documents, the longest there are."""
+def documents(count: int, longest: int = 14_500) -> list[str]:
+    """Whole documents of all lengths up to *longest* characters, the longest first."""
     folder = Path(os.environ["SAFE_EMBED_DATA"])
     found = [
         json.loads(line)["text"]
         for name in ("debian_ja_longdocs", "kyoto_wiki_longdocs")
         for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
     ]
-    longest = sorted(found, key=len)[-count:]
-    random.Random(0).shuffle(longest)
-    return longest
+    fitting = sorted((text for text in found if len(text) <= longest), key=len, reverse=True)
+    return [fitting[at * len(fitting) // count] for at in range(count)]
 
 
 def held() -> int:
