@@ -71,5 +71,5 @@ def test_give_back(benchmark: BenchmarkFixture) -> None:
 @needs_modernbert
 @pytest.mark.parametrize("arm", ["raw", "default policy"])
 def test_peak(arm: str, benchmark: BenchmarkFixture) -> None:
-    """How high RssAnon goes on the 120 longest documents: attention grows with the square."""
+    """How high RssAnon goes on 120 documents; attention takes memory with the square of length."""
     run(benchmark, "peak", "ruri", arm=arm, count=120)
