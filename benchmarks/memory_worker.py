@@ -183,10 +183,12 @@ def threads(model: str, arm: str, callers: int) -> dict[str, Any]:
         all_there.wait()
 
     encoder.encode(mine)
+    trimmed()  # or the keeper's first trim would hide what the callers leave
     before = take_sample()
     with ThreadPoolExecutor(callers) as pool:
         calls = [pool.submit(call) for _ in range(callers)]
         all_there.wait()
+        trimmed()
         after = take_sample()
         for one in calls:
             one.result()
