@@ -214,6 +214,20 @@ def test_every_kind_of_model_is_loaded_anew(
         assert 1 == encoder.stats.reloads
 
 
+def test_a_tokenizer_is_kept_if_asked_for(saved: Path, expected: Any, way: str) -> None:
+    """reload() renews both; with keep_tokenizer the tokenizer is the same object, and works."""
+    with SafeEncoder(saved, reload=None) as encoder:
+        engine = keeper_of(encoder).engine
+        for keep in (True, False, True):
+            model, tokenizer = engine.model, engine.tokenizer
+            encoder.reload(keep_tokenizer=keep)
+            assert model is not engine.model
+            assert keep == (tokenizer is engine.tokenizer)
+            assert engine.model.tokenizer is engine.tokenizer
+            same(expected, encoder)
+        assert ["MODEL"] * 3 == [event.rung.name for event in encoder.stats.events]
+
+
 def test_settings_survive(saved: Path, way: str) -> None:
     """What users set on the model is set on the new one: all that can be set, device and dtype."""
     import torch

@@ -216,19 +216,22 @@ class DropIn:
         else:
             stop_pool(pool)
 
-    def reload(self, reason: str = "asked for") -> None:
+    def reload(self, reason: str = "asked for", *, keep_tokenizer: bool = False) -> None:
         """Load model and tokenizer anew, now; calls of other threads go on meanwhile.
 
         What was set on the model (``max_seq_length``, prompts, device …) goes over to the new one.
+        Building a tokenizer holds all Python threads, one of 250,000 pieces for a second; with
+        *keep_tokenizer*, or with ``isolation="process"``, nobody waits while there is room for two.
 
         Args:
             reason: Why, for log and ``stats``.
+            keep_tokenizer: Whether the tokenizer stays, and is only made to forget.
 
         Raises:
             ReloadError: If it failed: files changed, or a fresh model that gives other vectors. The
                 old model serves on.
         """
-        self._session.reload(reason)
+        self._session.reload(reason, keep_tokenizer=keep_tokenizer)
 
     @property
     def stats(self) -> Stats:

@@ -168,15 +168,17 @@ class Fleet:
         """
         return wait_for(self.submit(work, *args, **kwargs))
 
-    def reload(self, reason: str) -> None:
+    def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Replace every worker, one after the other, while the others serve.
 
         Args:
             reason: Why, for log and ``stats``.
+            keep_tokenizer: Means nothing here: a new process has a new one, and nobody waits.
 
         Raises:
             ReloadError: If a new one could not be had; the old one serves on if it is still there.
         """
+        del keep_tokenizer
         for future in self._checked.reload(reason):
             try:
                 future.result()

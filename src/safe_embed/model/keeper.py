@@ -212,11 +212,12 @@ class Keeper:
             )
         return self.engine
 
-    def reload(self, text: str) -> Generator[None, None, None]:
+    def reload(self, text: str, *, keep_tokenizer: bool) -> Generator[None, None, None]:
         """Load model and tokenizer anew, because a caller asked for it.
 
         Args:
             text: Why.
+            keep_tokenizer: Whether the tokenizer stays.
 
         Yields:
             Nothing, while the new model loads.
@@ -234,7 +235,8 @@ class Keeper:
         ended: list[BaseException | None] = []
 
         def climb() -> Iterator[None]:
-            _, error = yield from self._ladder.take(Rung.MODEL, text, remedy=self._renew_all)
+            remedy = self._renew_weights if keep_tokenizer else self._renew_all
+            _, error = yield from self._ladder.take(Rung.MODEL, text, remedy=remedy)
             ended.append(error)
 
         self._climb = mine = climb()  # watch() drives it, and starts no other meanwhile
@@ -380,6 +382,10 @@ class Keeper:
         error, self._left = self._left, False
         if error:
             raise error
+
+    def _renew_weights(self) -> Iterator[None]:
+        """Load the model anew, whatever its tokenizer remembers."""
+        return self._renew(self.engine.tokenizer)
 
     def _renew_all(self) -> Iterator[None]:
         """Load model and tokenizer anew."""

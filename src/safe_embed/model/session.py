@@ -103,14 +103,19 @@ class Session:
         """
         return wait_for(self.submit(work, *args, **kwargs))
 
-    def reload(self, reason: str) -> None:
+    def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Load the model anew; other calls go on meanwhile.
 
         Args:
             reason: Why, for the log.
+            keep_tokenizer: Whether the tokenizer stays.
         """
         keeper = self.keeper
-        wait_for(self._add(Job(lambda _: keeper.reload(reason), needs_model=False)))
+
+        def work(_: Engine) -> Any:
+            return keeper.reload(reason, keep_tokenizer=keep_tokenizer)
+
+        wait_for(self._add(Job(work, needs_model=False)))
 
     def _add(self, job: Job) -> Future[Any]:
         check_caller(self._thread)

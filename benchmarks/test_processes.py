@@ -1,0 +1,117 @@
+"""What a model in a process of its own costs, and what its users see when a process is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from conftest import Records
+from safe_embed import SafeEncoder
+from safe_embed.offline import model_path
+
+SHORT = "文書の数は今日も増えています。"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[SafeEncoder, SafeEncoder]]:
+    """The offline model beside a thread, the control, and in a process of its own."""
+    path = str(model_path())
+    with (
+        SafeEncoder(path, device="cpu", reload=None) as beside,
+        SafeEncoder(path, device="cpu", reload=None, isolation="process") as apart,
+    ):
+        for encoder in (beside, apart):
+            encoder.encode([SHORT] * 8)
+        yield beside, apart
+
+
+def timed(encoder: SafeEncoder, texts: Any) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    encoder.encode(texts)
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(1, 200), (200, 5)])
+def test_overhead(
+    count: int,
+    rounds: int,
+    benchmark: BenchmarkFixture,
+    records: Records,
+    pair: tuple[SafeEncoder, SafeEncoder],
+) -> None:
+    """The same texts beside a thread and in a process, in turn: seconds, and their ratio."""
+    texts: Any = SHORT
+    if count > 1:
+        texts = [row["text"][:200] for row in records("jaquad_dev_paragraphs")[:count]]
+    pairs: list[tuple[float, float]] = []
+
+    def both() -> None:
+        pairs.append((timed(pair[0], texts), timed(pair[1], texts)))
+
+    benchmark.pedantic(both, rounds=rounds, warmup_rounds=2)
+    beside, apart = (median(one) for one in zip(*pairs, strict=True))
+    benchmark.extra_info |= {
+        "texts": count,
+        "beside_seconds": round(beside, 5),
+        "apart_seconds": round(apart, 5),
+        "overhead_ms": round(1000 * (apart - beside), 2),
+        "throughput_ratio": round(median(one / other for one, other in pairs), 3),
+        "samples": [[round(one, 5), round(other, 5)] for one, other in pairs],
+    }
+    shown = {name: one for name, one in benchmark.extra_info.items() if name != "samples"}
+    print(f"\n{shown}")
+
+
+@pytest.mark.parametrize("event", ["take-over", "death"])
+def test_replacement(
+    event: str, benchmark: BenchmarkFixture, pair: tuple[SafeEncoder, SafeEncoder]
+) -> None:
+    """A caller embeds one short text after the other; what it waits while the process goes."""
+    encoder = pair[1]
+    usual = [timed(encoder, SHORT) for _ in range(50)]
+    delays: list[float] = []
+    seconds: list[float] = []
+
+    def replace() -> None:
+        is_over = threading.Event()
+        mine: list[float] = []
+
+        def call() -> None:
+            while not is_over.is_set():
+                mine.append(timed(encoder, SHORT))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        started = time.perf_counter()
+        if event == "take-over":
+            encoder.reload("benchmark")
+        else:
+            [worker] = encoder.stats.workers
+            os.kill(worker.pid, signal.SIGKILL)
+            while worker.pid in [one.pid for one in encoder.stats.workers] or not mine[3:]:
+                time.sleep(0.01)
+            timed(encoder, SHORT)
+        seconds.append(time.perf_counter() - started)
+        is_over.set()
+        caller.join()
+        delays.extend(mine)
+
+    benchmark.pedantic(replace, rounds=3)
+    benchmark.extra_info |= {
+        "usual_median_ms": round(1000 * median(usual), 1),
+        "median_ms": round(1000 * median(delays), 1),
+        "p95_ms": round(1000 * sorted(delays)[int(0.95 * len(delays))], 1),
+        "max_ms": round(1000 * max(delays), 1),
+        "replaced_in_seconds": [round(one, 2) for one in seconds],
+        "calls": len(delays),
+    }
+    print(f"\n{event}: {benchmark.extra_info}")
