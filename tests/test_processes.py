@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def test_settings_are_those_of_the_model(saved: Path, reference: SafeEncoder) ->
         encoder.default_prompt_name = "mine"
         encoder.truncate_dim = 9
         encoder.similarity_fn_name = "euclidean"
+        encoder.encode("雨", device="cpu")
         before = encoder.encode(TEXTS)
         assert (len(TEXTS), 9) == before.shape
         assert 9 == encoder.get_embedding_dimension()
@@ -188,6 +190,8 @@ def test_errors_are_those_of_the_thread(saved: Path, apart: SafeEncoder, tmp_pat
     with pytest.raises(TextTooLongError) as caught:
         apart.encode(["雨", models.long_text(50)], output_value="token_embeddings")
     assert (1,) == caught.value.indices
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        apart.encode("雨", task=lambda: None)
     loader = partial(process_models.harmful, str(saved), str(tmp_path))
     with SafeEncoder(loader, reload=None, isolation="process") as encoder:
         before = encoder.encode(TEXTS)

@@ -126,8 +126,8 @@ class Dispatcher:
         before: Dispatcher | None = None,
     ) -> None:
         self.begun: Future[None] = Future()
-        self.inference = RemoteInference(settings)
         self.changes: dict[str, Any] = {}
+        self.inference = RemoteInference(settings, self.changes)
         if before is not None:
             self.inference.learn_from(before.inference)
             self.changes |= before.changes
@@ -270,7 +270,12 @@ class Dispatcher:
             self._active.append(job)
             limit = self._plan.timeout_seconds
             deadline = None if limit is None else time.monotonic() + limit
-            worker.begin(job, job.pending.popleft(), deadline)
+            try:
+                worker.begin(job, job.pending.popleft(), deadline)
+            except Exception as error:  # noqa: BLE001 an argument of the call cannot be pickled
+                worker.put_down()
+                job.fail(error)
+                self._active.remove(job)
 
     def _advance(self) -> None:
         most = max(ACTIVE_CALLS, 2 * len(self._places))

@@ -75,8 +75,8 @@ class Engine(Inference):
         model_kwargs: Mapping[str, Any],
     ) -> FloatArray:
         """Embed one batch, padded to *shape* at least; gives vectors of shape (n, dimension)."""
-        if device is not None:
-            self.model.to(device)
+        if device is not None:  # a worker that has not been told otherwise
+            self.move(device)
         found = self._embed(encodings, prompt, shape, model_kwargs)
         self.done = self.done.plus(*forward_work(encodings, shape))
         return found
@@ -90,6 +90,10 @@ class Engine(Inference):
         """Let upstream's own processes embed pieces that fit; all dimensions."""
         vectors: FloatArray = self.model.encode(pieces, truncate_dim=sys.maxsize, **upstream)
         return vectors
+
+    def move(self, device: Any) -> None:
+        """Move the model to another device."""
+        self.model.to(device)
 
     def copies(self, names: Sequence[str]) -> list[Any]:
         """Copy parts that are not to be shared between threads."""

@@ -247,6 +247,10 @@ class Inference(ABC):
         """Note that a call has ended."""
         self.done = self.done.plus(calls=1, texts=texts)
 
+    @abstractmethod
+    def move(self, device: Any) -> None:
+        """Move the model to another device, before the next tasks."""
+
     def _chunk(self, request: Request, *, want_spans: bool) -> Flow[list[Any]]:
         """Cut texts into chunks, some at a time; a ChunkedInput for each, or LOST."""
         parts = list(portions(request.texts, _TURN_CHARS))
@@ -265,6 +269,8 @@ class Inference(ABC):
 
     def _forward(self, chunks: Sequence[Chunk], request: Request) -> Flow[list[Any]]:
         """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
+        if request.device is not None:
+            self.move(request.device)
         lengths = [len(chunk.encoding) for chunk in chunks]
         few_shapes = self.settings.few_shapes
         found = batches(

@@ -16,6 +16,7 @@ class RemoteInference(Inference):
 
     Args:
         settings: What the encoder does with every text.
+        changes: Takes note of what calls change on the model, for workers that come later.
 
     Attributes:
         facts: What is known of the model; ``None`` before the first worker is ready.
@@ -23,10 +24,11 @@ class RemoteInference(Inference):
         ended: Texts of each call that has ended and no worker knows of yet.
     """
 
-    __slots__ = ("ended", "facts", "model")
+    __slots__ = ("_changes", "ended", "facts", "model")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, changes: dict[str, Any]) -> None:
         super().__init__(settings, unit_length=False)
+        self._changes = changes
         self.facts: ModelFacts | None = None
         self.model: RemoteModel | None = None
         self.ended: deque[int] = deque()
@@ -59,6 +61,14 @@ class RemoteInference(Inference):
         """
         super().tally(texts)
         self.ended.append(texts)
+
+    def move(self, device: Any) -> None:
+        """Take note that the model is moved, by the tasks of a call.
+
+        Args:
+            device: As upstream's ``encode`` takes it.
+        """
+        self.known.device_name = self._changes["device"] = str(device)
 
     def count(self, task: Task) -> None:
         """Count what a task has given the model to read.

@@ -29,8 +29,9 @@ _SEND_SECONDS = 60
 # No `multiprocessing`: its children import the caller's __main__ again, which a notebook or a
 # script without a guard does not survive. The folders that modules are found in come first.
 _BOOT = """
-import json, socket, sys
+import json, signal, socket, sys
 from struct import unpack
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
 pipe = socket.socket(fileno=int(sys.argv[1]))
 head = pipe.recv(8, socket.MSG_WAITALL)
 if len(head) < 8:  # whoever began this process is gone already

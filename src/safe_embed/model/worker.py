@@ -63,7 +63,6 @@ def main(pipe: socket.socket) -> None:
     Args:
         pipe: Leads to the encoder.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
     _die_with_parent()
     wire = Wire(pipe)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
