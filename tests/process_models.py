@@ -47,6 +47,18 @@ def harmful(folder: str, scratch: str) -> SentenceTransformer:
     return model
 
 
+def noting(folder: str, scratch: str) -> SentenceTransformer:
+    """Notes by which process and with how many threads batches are done."""
+    import torch
+
+    model = plain(folder)
+    note = Path(scratch) / str(os.getpid())
+    model.register_forward_pre_hook(
+        lambda *_: note.write_text(str(torch.get_num_threads())) and None
+    )
+    return model
+
+
 def leaking(folder: str, bytes_a_batch: int) -> SentenceTransformer:
     """Loses native memory with every batch, as no Python object shows."""
     model = plain(folder)
