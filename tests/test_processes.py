@@ -203,6 +203,31 @@ def test_errors_are_those_of_the_thread(saved: Path, apart: SafeEncoder, tmp_pat
         assert worker == pids(encoder)
 
 
+def test_errors_of_two_workers_at_once_are_one(saved: Path, tmp_path: Path) -> None:
+    """Both batches of a call raise: its caller is told once, and the encoder serves on."""
+    loader = partial(process_models.harmful, str(saved), str(tmp_path))
+    options: dict[str, Any] = {"workers": 2, "max_batch_tokens": 8}
+    with SafeEncoder(loader, reload=None, isolation="process", **options) as encoder:
+        for _ in range(3):
+            with pytest.raises(ArithmeticError, match="own error"):
+                encoder.encode([f"雨{ERROR}。"] * 8)
+        assert (32,) == encoder.encode("雨").shape
+
+
+def test_many_cancelled_calls(apart: SafeEncoder, reference: SafeEncoder) -> None:
+    """Thousands that are given up at once end, and the next one is served."""
+
+    async def main() -> Any:
+        tasks = [asyncio.create_task(apart.aencode("雨")) for _ in range(5000)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return await apart.aencode("雪")
+
+    np.testing.assert_array_equal(reference.encode("雪"), asyncio.run(main()))
+
+
 def test_a_pooling_of_ones_own_may_be_anything(saved: Path, reference: SafeEncoder) -> None:
     """Texts are pooled where the caller is: a lambda will do."""
     first = [one.vectors[0] for one in reference.encode_chunks(TEXTS)]

@@ -189,7 +189,8 @@ class Dispatcher:
     @property
     def newest_sample(self) -> MemorySample:
         """Of the worker that did something last, or of this process while there is none."""
-        return self._sampler.take() if self._last is None else self._last.sample
+        last = self._last  # which the thread may change meanwhile
+        return self._sampler.take() if last is None else last.sample
 
     # The thread
 
@@ -228,18 +229,18 @@ class Dispatcher:
             job.fail(error)
         self._active.clear()
         self._waiting.clear()
+        waiting, self._recyclings = self._recyclings, deque()
         for place in self._places:
             self._end_recycling(place, error)
-        for _, recycling in self._recyclings:
+        for _, recycling in waiting:
             recycling.future.set_exception(error)
-        self._recyclings.clear()
 
     def _patience(self) -> float | None:
         """How long nothing need be done unless something happens."""
         times = [worker.deadline for worker in self._workers]
         times += [place.retry_at for place in self._places]
         due = [one for one in times if one is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min(3600.0, max(0.0, min(due) - time.monotonic())) if due else None
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
@@ -279,18 +280,23 @@ class Dispatcher:
 
     def _advance(self) -> None:
         most = max(ACTIVE_CALLS, 2 * len(self._places))
-        while self._waiting and len(self._active) < most:
-            self._active.append(self._waiting.popleft())
-        for job in tuple(self._active):
-            if job.future.cancelled():
-                job.fail(CancelledError())
+        while True:
+            while self._waiting and len(self._active) < most:
+                self._active.append(self._waiting.popleft())
+            for job in tuple(self._active):
+                self._go_on(job)
+            if not self._waiting or len(self._active) >= most:
+                return
+
+    def _go_on(self, job: Job) -> None:
+        """Let a flow go on to its next tasks or its end; a call that was given up ends."""
+        if job.future.cancelled():
+            job.fail(CancelledError())
+            self._active.remove(job)
+        while job in self._active and not job.is_waiting:
+            if job.go_on(self.inference):
                 self._active.remove(job)
-            while job in self._active and not job.is_waiting:
-                if job.go_on(self.inference):
-                    self._active.remove(job)
-                    self._count_calls()
-        if self._waiting and len(self._active) < most:
-            self._advance()
+                self._count_calls()
 
     def _count_calls(self) -> None:
         """Let a worker know of calls that have ended, for policies that count them."""
@@ -307,7 +313,7 @@ class Dispatcher:
         if result.error is None:
             self.inference.count(piece.task)
             piece.note(result.found)
-        elif job.fail(result.error) and job in self._active:
+        elif not job.future.done() and job.fail(result.error) and job in self._active:
             self._active.remove(job)
 
     def _again(self, job: Job, piece: Piece) -> None:
@@ -333,7 +339,7 @@ class Dispatcher:
         source = plan.source if place.device is None else plan.source.on_device(place.device)
         try:
             worker = Handle(plan.environment, self._hear, self._hear_end)
-        except OSError as error:  # no memory for a process, or no more of them allowed
+        except (OSError, RuntimeError) as error:  # no memory, or no more of them allowed
             self._on_refusal(place, error)
             return
         place.coming = worker
@@ -369,7 +375,7 @@ class Dispatcher:
                 self._tell(message.event)
             case Logged():
                 logger.log(message.level, "%s", message.message)
-            case Leave() if worker is self._workers[worker].serving:
+            case Leave() if not self._is_closed and worker is self._workers[worker].serving:
                 self._recycle(self._workers[worker], message.reason, Future())
 
     def _on_ready(self, worker: Handle, ready: Ready) -> None:

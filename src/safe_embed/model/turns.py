@@ -157,7 +157,9 @@ class Job:
         Returns:
             ``True``.
         """
-        with suppress(InvalidStateError):  # it has ended already, with the session that served it
+        if self.future.done() and not self.future.cancelled():
+            return True  # it has ended already, of another of its tasks or with its session
+        with suppress(RuntimeError, InvalidStateError):  # likewise, at this very moment
             if self.future.set_running_or_notify_cancel():
                 if error is None:
                     self.future.set_result(found)

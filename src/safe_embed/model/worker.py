@@ -120,6 +120,8 @@ def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper) -> None:
             message = None
         if isinstance(message, Task):
             wire.send(_do(keeper, message))
+        elif isinstance(message, BaseException):  # a task that cannot be read here
+            wire.send(Result(error=message))
         else:
             _note(keeper, message)
         waits = keeper.watch()
