@@ -68,7 +68,7 @@ class RemoteInference(Inference):
         Args:
             device: As upstream's ``encode`` takes it.
         """
-        self.known.device_name = self._changes["device"] = str(device)
+        self.known.device_name = str(device)
 
     def count(self, task: Task) -> None:
         """Count what a task has given the model to read.
@@ -78,6 +78,8 @@ class RemoteInference(Inference):
         """
         if task.name == "forward":
             self.done = self.done.plus(*forward_work(task.items, task.options["shape"]))
+            if task.options["device"] is not None:  # which works: later workers begin there
+                self._changes["device"] = task.options["device"]
 
     @property
     def limit_tokens(self) -> float | None:
