@@ -66,8 +66,8 @@ def clear_tokenizer_cache(tokenizer: Any) -> None:
 def bound_tokenizer_cache(tokenizer: Any) -> None:
     """Let a tokenizer remember fewer words than the 10,000 it does by default.
 
-    The cache is never cleaned up, so that after the first words it only costs memory: 10 MB in
-    1,000 Japanese texts, and no time was seen to be saved (benchmarks/memory_worker.py).
+    The cache is never cleaned up, so that after the first words it only costs memory: 9 MB in
+    1,000 Japanese texts, and no time was seen to be saved.
 
     Args:
         tokenizer: As for :func:`clear_tokenizer_cache`; tokenizers 0.20 cannot be told.
