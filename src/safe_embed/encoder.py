@@ -200,7 +200,7 @@ class SafeEncoder(DropIn):
                 upstream.
             convert_to_numpy: Whether to give one array, not a list of tensors.
             convert_to_tensor: Whether to give one tensor; wins over *convert_to_numpy*.
-            device: Moves the model there; a list starts upstream's processes.
+            device: Moves the model there; a list starts processes for this call, as *pool* would.
             normalize_embeddings: Whether to scale vectors to length 1, after all else.
             truncate_dim: How many dimensions to keep; ``None`` for the encoder's own setting.
             pool: What :meth:`start_multi_process_pool` gave.
@@ -250,6 +250,8 @@ class SafeEncoder(DropIn):
         Returns:
             As :meth:`encode`.
         """
+        if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
+            return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
         steps = self._steps(inputs, *args, **kwargs)
         try:
             future = next(steps)

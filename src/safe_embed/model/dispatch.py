@@ -12,22 +12,21 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, field
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.memory.sampling import Sampler
-from safe_embed.model.handle import UNKNOWN, Handle
-from safe_embed.model.inference import LOST, Settings
-from safe_embed.model.loader import ModelSource
+from safe_embed.model.calls import Calls
+from safe_embed.model.handle import Handle
+from safe_embed.model.inference import Settings
 from safe_embed.model.messages import (
+    Begun,
     Change,
     Expect,
     Leave,
     Logged,
-    ModelFacts,
     Ready,
     Refused,
     Result,
@@ -37,67 +36,20 @@ from safe_embed.model.messages import (
     Tally,
     Told,
 )
+from safe_embed.model.places import Place, Plan, Recycling, is_same, none_begun
 from safe_embed.model.remote import RemoteInference
-from safe_embed.model.turns import ACTIVE_CALLS, CLOSED, Job, Piece
-from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, WorkerState
+from safe_embed.model.turns import CLOSED, Job
+from safe_embed.types import Event, Hook, MemorySample, Reason, Rung, WorkerState
 
 logger = logging.getLogger("safe_embed")
 
-# A task that so many processes have died of is parted; one of a single item is given up.
-MOST_DEATHS = 2
 # After so many workers in a row that could not be begun the calls that wait get an error.
 MOST_REFUSALS = 3
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
 # How much more room a second worker must have than the first was seen to take.
 _HEADROOM = 1.2
-_SAME_MODEL_COSINE = 0.9999
 _KEPT_EVENTS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What every worker is to be.
-
-    Attributes:
-        source: Where the model comes from.
-        settings: What the encoder does with every text.
-        policy: When memory must be given back.
-        devices: Of each place, in order; ``None`` for the source's own.
-        threads: How many threads torch uses in a worker; ``None`` for its own choice.
-        timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
-        environment: Of the processes, besides this one's.
-    """
-
-    source: ModelSource
-    settings: Settings
-    policy: ReloadPolicy
-    devices: Sequence[str | None]
-    threads: int | None = None
-    timeout_seconds: float | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Recycling:
-    """A worker is to be replaced: why, and who waits for it."""
-
-    reason: Reason
-    before: MemorySample
-    since: float
-    future: Future[None]
-    is_drained: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    """Where one worker serves, one may be getting ready, and then another."""
-
-    device: str | None
-    serving: Handle | None = None
-    coming: Handle | None = None
-    recycling: _Recycling | None = None
-    retry_at: float | None = None
 
 
 class Dispatcher:
@@ -136,16 +88,27 @@ class Dispatcher:
         self._plan = plan
         self._hooks = tuple(hooks)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._places = [_Place(device) for device in plan.devices]
-        self._workers: dict[Handle, _Place] = {}
-        self._waiting: deque[Job] = deque()
-        self._active: deque[Job] = deque()
-        self._recyclings: deque[tuple[_Place, _Recycling]] = deque()
+        self._calls = Calls(self.inference, len(plan.devices))
+        self._places = [Place(device) for device in plan.devices]
+        self._workers: dict[Handle, Place] = {}
+        self._recycling: Recycling | None = None
+        self._recyclings: deque[Recycling] = deque()
         self._sampler = Sampler()
         self._last: Handle | None = None
         self._refusals = 0
         self._is_closed = False
+        self._broke: BaseException | None = None
         self._has_ended = False
+        self._heard: dict[type, Callable[[Handle, Any], None]] = {
+            Begun: self._on_begun,
+            Result: self._on_result,
+            State: self._on_state,
+            Ready: self._on_ready,
+            Refused: self._on_refused,
+            Told: self._on_told,
+            Logged: self._on_logged,
+            Leave: self._on_leave,
+        }
 
     # What other threads may call
 
@@ -157,7 +120,7 @@ class Dispatcher:
         """Let a call wait for its turn."""
         self.post(partial(self._add, job))
         if self._has_ended:
-            job.fail(WorkerError(CLOSED))
+            job.fail(self._closed())
 
     def change(self, **changes: Any) -> None:
         """Set something on every model, and on those that come later."""
@@ -189,8 +152,15 @@ class Dispatcher:
     @property
     def newest_sample(self) -> MemorySample:
         """Of the worker that did something last, or of this process while there is none."""
-        last = self._last  # which the thread may change meanwhile
+        last = self._latest
         return self._sampler.take() if last is None else last.sample
+
+    @property
+    def _latest(self) -> Handle | None:
+        """The worker that did something last, or any that serves."""
+        serving = [one for place in self._places if (one := place.serving) is not None]
+        last = self._last
+        return last if last in serving else next(iter(serving), None)
 
     # The thread
 
@@ -204,14 +174,17 @@ class Dispatcher:
                 with contextlib.suppress(queue.Empty):
                     self._inbox.get(timeout=self._patience())()
                 self._look_at_the_clock()
+                self._recycle()
+        except BaseException as error:  # noqa: BLE001 nobody may be left waiting, whatever it is
+            self._broke = error
         finally:
             self._shut_down()
 
     def _shut_down(self) -> None:
         self._is_closed = True
         if not self.begun.done():
-            self.begun.set_exception(WorkerError(CLOSED))
-        self._fail_all(WorkerError(CLOSED))
+            self.begun.set_exception(self._closed())
+        self._fail_all(self._closed)
         for worker in self._workers:
             worker.hang_up()
         for worker in self._workers:
@@ -224,16 +197,24 @@ class Dispatcher:
     def _close(self) -> None:
         self._is_closed = True
 
-    def _fail_all(self, error: WorkerError) -> None:
-        for job in (*self._active, *self._waiting):
-            job.fail(error)
-        self._active.clear()
-        self._waiting.clear()
-        waiting, self._recyclings = self._recyclings, deque()
-        for place in self._places:
-            self._end_recycling(place, error)
-        for _, recycling in waiting:
-            recycling.future.set_exception(error)
+    def _closed(self) -> WorkerError:
+        """Make the error of a call that comes too late."""
+        if self._broke is None:
+            return WorkerError(CLOSED)
+        error = WorkerError(
+            "The thread of this SafeEncoder ended of an error of its own; see the error before "
+            "this one. Make a new SafeEncoder."
+        )
+        error.__cause__ = self._broke
+        return error
+
+    def _fail_all(self, error: Callable[[], BaseException]) -> None:
+        self._calls.fail_all(error)
+        waiting = [one for one in (self._recycling, *self._recyclings) if one is not None]
+        self._recycling = None
+        self._recyclings.clear()
+        for recycling in waiting:
+            recycling.end(error())
 
     def _patience(self) -> float | None:
         """How long nothing need be done unless something happens."""
@@ -255,55 +236,32 @@ class Dispatcher:
 
     def _add(self, job: Job) -> None:
         if self._is_closed:
-            job.fail(WorkerError(CLOSED))
+            job.fail(self._closed())
             return
-        self._waiting.append(job)
+        self._calls.add(job)
 
     def _assign(self) -> None:
-        """Let every flow go on that can, and give every free worker a task, call by call."""
-        self._advance()
+        """Let every flow go on that can, and give every free worker a task."""
+        self._calls.advance()
+        self._count_calls()
         free = [one.serving for one in self._places if one.serving and one.serving.is_free]
         for worker in free:
-            job = next((one for one in self._active if one.pending), None)
-            if job is None:
+            found = self._calls.next()
+            if found is None:
                 return
-            self._active.remove(job)
-            self._active.append(job)
-            limit = self._plan.timeout_seconds
-            deadline = None if limit is None else time.monotonic() + limit
             try:
-                worker.begin(job, job.pending.popleft(), deadline)
+                worker.begin(*found)
             except Exception as error:  # noqa: BLE001 an argument of the call cannot be pickled
                 worker.put_down()
-                job.fail(error)
-                self._active.remove(job)
-
-    def _advance(self) -> None:
-        most = max(ACTIVE_CALLS, 2 * len(self._places))
-        while True:
-            while self._waiting and len(self._active) < most:
-                self._active.append(self._waiting.popleft())
-            for job in tuple(self._active):
-                self._go_on(job)
-            if not self._waiting or len(self._active) >= most:
-                return
-
-    def _go_on(self, job: Job) -> None:
-        """Let a flow go on to its next tasks or its end; a call that was given up ends."""
-        if job.future.cancelled():
-            job.fail(CancelledError())
-            self._active.remove(job)
-        while job in self._active and not job.is_waiting:
-            if job.go_on(self.inference):
-                self._active.remove(job)
-                self._count_calls()
+                self._calls.fail(found[0], error)
 
     def _count_calls(self) -> None:
         """Let a worker know of calls that have ended, for policies that count them."""
+        worker = self._latest
+        if worker is None or worker.is_leaving:
+            return  # the next one is told
         while self.inference.ended:
-            texts = self.inference.ended.popleft()
-            if self._last is not None and not self._last.is_leaving:
-                self._last.send(Tally(texts))
+            worker.send(Tally(self.inference.ended.popleft()))
 
     def _on_result(self, worker: Handle, result: Result) -> None:
         job, piece = worker.put_down()
@@ -312,31 +270,28 @@ class Dispatcher:
             return
         if result.error is None:
             self.inference.count(piece.task)
-            piece.note(result.found)
-        elif not job.future.done() and job.fail(result.error) and job in self._active:
-            self._active.remove(job)
-
-    def _again(self, job: Job, piece: Piece) -> None:
-        """Have a task done that a process died of: once more, then in halves, then not at all."""
-        piece.task.deaths += 1
-        if job.future.done():
-            return
-        if piece.task.deaths < MOST_DEATHS:
-            job.pending.appendleft(piece)
-        elif len(piece.task.items) > 1:
-            for half in piece.halves()[::-1]:
-                half.task.deaths = MOST_DEATHS - 1
-                job.pending.appendleft(half)
+            self._calls.note(job, piece, result.found)
         else:
-            piece.note([LOST])
+            self._calls.fail(job, result.error)
 
     # Workers come and go
 
-    def _begin(self, place: _Place) -> None:
+    def _begin(self, place: Place) -> None:
         """Begin a worker; it serves in this place once its model is loaded."""
         place.retry_at = None
+        if self._is_closed:
+            return
         plan = self._plan
         source = plan.source if place.device is None else plan.source.on_device(place.device)
+        start = Start(
+            source,
+            plan.settings,
+            plan.policy,
+            dict(self.changes),
+            plan.threads,
+            logger.getEffectiveLevel(),
+            tells_begun=plan.timeout_seconds is not None,
+        )
         try:
             worker = Handle(plan.environment, self._hear, self._hear_end)
         except (OSError, RuntimeError) as error:  # no memory, or no more of them allowed
@@ -344,16 +299,10 @@ class Dispatcher:
             return
         place.coming = worker
         self._workers[worker] = place
-        worker.send(
-            Start(
-                source,
-                plan.settings,
-                plan.policy,
-                dict(self.changes),
-                plan.threads,
-                logger.getEffectiveLevel(),
-            )
-        )
+        try:
+            worker.send(start)
+        except Exception as error:  # noqa: BLE001 what could be pickled at first, and was changed
+            worker.refuse(error)
 
     def _hear(self, worker: Handle, message: Any) -> None:
         self.post(partial(self._on_message, worker, message))
@@ -362,25 +311,28 @@ class Dispatcher:
         self.post(partial(self._on_end, worker))
 
     def _on_message(self, worker: Handle, message: Any) -> None:
-        match message:
-            case Result():
-                self._on_result(worker, message)
-            case State():
-                worker.sample, worker.baseline = message.sample, message.baseline
-            case Ready():
-                self._on_ready(worker, message)
-            case Refused():
-                worker.error = message.error
-            case Told():
-                self._tell(message.event)
-            case Logged():
-                logger.log(message.level, "%s", message.message)
-            case Leave() if not self._is_closed and worker is self._workers[worker].serving:
-                self._recycle(self._workers[worker], message.reason, Future())
+        self._heard[type(message)](worker, message)
+
+    def _on_begun(self, worker: Handle, _: Begun) -> None:
+        limit = self._plan.timeout_seconds
+        if worker.piece is not None and limit is not None:
+            worker.deadline = time.monotonic() + limit
+
+    def _on_state(self, worker: Handle, state: State) -> None:
+        worker.sample, worker.baseline = state.sample, state.baseline
+
+    def _on_refused(self, worker: Handle, refused: Refused) -> None:
+        worker.refuse(refused.error)
+
+    def _on_told(self, _: Handle, told: Told) -> None:
+        self._tell(told.event)
+
+    def _on_logged(self, _: Handle, logged: Logged) -> None:
+        logger.log(logged.level, "%s", logged.message)
 
     def _on_ready(self, worker: Handle, ready: Ready) -> None:
         place, known = self._workers[worker], self.inference.facts
-        if known is not None and not _is_same(known, ready.facts):
+        if known is not None and not is_same(known, ready.facts):
             msg = "The model that was loaded gives other vectors than the one before."
             worker.refuse(ReloadError(msg))
             return
@@ -388,16 +340,17 @@ class Dispatcher:
         self._refusals = 0
         worker.facts, worker.sample = ready.facts, ready.sample
         old, place.serving, place.coming = place.serving, worker, None
-        self._last = self._last or worker
         if old is not None:
             old.leave()
-        if place.recycling is not None:
-            self._report(place.recycling, worker)
-        self._end_recycling(place)
+        recycling = self._recycling
+        if recycling is not None and recycling.place is place:
+            self._recycling = None
+            self._report(recycling, worker)
+            recycling.end()
         if not self.begun.done() and all(one.serving for one in self._places):
             self.begun.set_result(None)
 
-    def _report(self, recycling: _Recycling, worker: Handle) -> None:
+    def _report(self, recycling: Recycling, worker: Handle) -> None:
         seconds = time.monotonic() - recycling.since
         self.reloads += 1
         if recycling.reason.bound_bytes is not None:
@@ -410,8 +363,6 @@ class Dispatcher:
 
     def _on_end(self, worker: Handle) -> None:
         place = self._workers.pop(worker)
-        if self._last is worker:
-            self._last = None
         if self._is_closed:
             return
         if worker.facts is None:
@@ -429,7 +380,7 @@ class Dispatcher:
                 self._on_death(worker)
         job, piece = worker.put_down()
         if job is not None and piece is not None:
-            self._again(job, piece)
+            self._calls.again(job, piece)
         if place.serving is None and place.coming is None:
             self._begin(place)
 
@@ -438,71 +389,63 @@ class Dispatcher:
         logger.warning("PROCESS: %s; it is replaced, and its task done again", why)
         self._tell(Event("died", why, Rung.PROCESS, worker.sample, worker.sample, 0.0))
 
-    def _on_refusal(self, place: _Place, error: BaseException) -> None:
+    def _on_refusal(self, place: Place, error: BaseException) -> None:
         """Deal with a worker that could not be begun: the old one stays, or it is tried again."""
         self._refusals += 1
         if not self.begun.done():
             self.begun.set_exception(error)
             self._is_closed = True
             return
+        recycling = self._recycling
+        if recycling is not None and recycling.place is place:
+            self._recycling = None
+            recycling.end(error)
         if place.serving is not None:
             place.serving.send(Stay(error))
-            self._end_recycling(place, error)
             return
         logger.warning("PROCESS: a worker could not be begun: %s", type(error).__name__)
-        self._end_recycling(place, error)
         wait = min(_FIRST_RETRY_SECONDS * 2 ** min(self._refusals, 10), _LAST_RETRY_SECONDS)
         place.retry_at = time.monotonic() + wait
         if self._refusals >= MOST_REFUSALS and not any(one.serving for one in self._places):
-            failed = WorkerError(
-                f"No worker process could be begun, {self._refusals} times in a row; it is tried "
-                f"again in {wait:.0f} s. The last error: {type(error).__name__}: {error}\n"
-                "ワーカープロセスを起動できません。上のエラーを確認してください。"
-            )
-            failed.__cause__ = error
-            self._fail_all(failed)
+            self._fail_all(partial(none_begun, self._refusals, wait, error))
 
     # One worker in the place of another
 
     def _reload(self, reason: str, futures: Sequence[Future[None]]) -> None:
-        if self._is_closed:
-            for future in futures:
-                with contextlib.suppress(InvalidStateError):
-                    future.set_exception(WorkerError(CLOSED))
-            return
         for place, future in zip(self._places, futures, strict=True):
-            self._recycle(place, Reason(reason, rung=Rung.PROCESS), future)
+            why = Reason(reason, rung=Rung.PROCESS)
+            recycling = Recycling(place, place.serving, why, future)
+            if self._is_closed:
+                recycling.end(self._closed())
+            else:
+                self._recyclings.append(recycling)
 
-    def _recycle(self, place: _Place, reason: Reason, future: Future[None]) -> None:
-        """Replace a worker, one at a time: beside it while there is room for both, else after."""
-        serving = place.serving
-        before = UNKNOWN if serving is None else serving.sample
-        recycling = _Recycling(reason, before, time.monotonic(), future)
-        if any(one.recycling for one in self._places):
-            self._recyclings.append((place, recycling))
-            return
-        place.recycling = recycling
-        if serving is None:
-            return  # another is coming already
-        if self._has_room(serving):
-            self._begin(place)
-        else:
-            recycling.is_drained = True
-            place.serving = None
-            serving.leave()
+    def _on_leave(self, worker: Handle, leave: Leave) -> None:
+        """Let a worker be replaced that asked for it, unless it is to be already."""
+        place = self._workers[worker]
+        known = [one.worker for one in (self._recycling, *self._recyclings) if one is not None]
+        if worker is place.serving and worker not in known:
+            self._recyclings.append(Recycling(place, worker, leave.reason))
 
-    def _end_recycling(self, place: _Place, error: BaseException | None = None) -> None:
-        """Tell who waits for a new worker, and let the next place have its turn."""
-        recycling, place.recycling = place.recycling, None
-        if recycling is None:
-            return
-        if error is None:
-            recycling.future.set_result(None)
-        else:
-            recycling.future.set_exception(error)
-        if self._recyclings:
-            place, waiting = self._recyclings.popleft()
-            self._recycle(place, waiting.reason, waiting.future)
+    def _recycle(self) -> None:
+        """Replace the next worker, one at a time: beside it while both have room, else after it."""
+        while self._recycling is None and self._recyclings:
+            recycling = self._recyclings.popleft()
+            place, serving = recycling.place, recycling.place.serving
+            if serving is not None and serving is not recycling.worker:
+                recycling.end()  # another one has taken over since
+                continue
+            recycling.since = time.monotonic()
+            self._recycling = recycling
+            if serving is None:
+                return  # another one is coming already
+            recycling.before = serving.sample
+            if self._has_room(serving):
+                self._begin(place)
+            else:
+                recycling.is_drained = True
+                place.serving = None
+                serving.leave()
 
     def _has_room(self, worker: Handle) -> bool:
         facts = worker.facts
@@ -525,11 +468,5 @@ class Dispatcher:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:
+            except BaseException:  # SystemExit too: a hook ends nothing
                 logger.warning("a hook failed", exc_info=True)
-
-
-def _is_same(known: ModelFacts, fresh: ModelFacts) -> bool:
-    if known.canary.shape != fresh.canary.shape:
-        return False
-    return float(known.canary @ fresh.canary) >= _SAME_MODEL_COSINE

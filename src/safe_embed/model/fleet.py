@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec
 
 from safe_embed.errors import ConfigError, ReloadError, WorkerError
-from safe_embed.model.dispatch import Dispatcher, Plan
+from safe_embed.model.dispatch import Dispatcher
 from safe_embed.model.inference import Inference, Request, Settings
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.places import Plan
 from safe_embed.model.remote import RemoteModel
-from safe_embed.model.turns import CLOSED, Job, check_caller, wait_for
+from safe_embed.model.turns import CLOSED, Job, check_caller, check_pool, wait_for
 from safe_embed.pooling import mean_pool
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
@@ -103,6 +104,7 @@ class Fleet:
             dispatcher.begun.result()
         except BaseException:
             self._stop()
+            self._is_foreign = True  # in a forked copy, the next call tries again
             raise
 
     def forked(self) -> None:
@@ -117,6 +119,8 @@ class Fleet:
         """The dispatcher, begun; in a forked copy that is another one."""
         if self._is_closed:
             raise WorkerError(CLOSED)
+        if threading.current_thread() is self._thread:  # a hook that reads stats
+            return self._dispatcher
         with self._starting:
             if self._is_foreign:
                 old = self._dispatcher
@@ -221,12 +225,16 @@ class Fleet:
 
         Yields:
             The fleet, and the request without its pool.
+
+        Raises:
+            ConfigError: If the pool is another library's.
         """
         options = request.pool_options
         request = replace(request, pool_options={})
         if not options:
             yield self, request
         elif options["pool"] is not None:
+            check_pool(options["pool"], "fleet")
             yield options["pool"]["fleet"], request
         else:
             fleet = self.start_pool(options["device"])["fleet"]

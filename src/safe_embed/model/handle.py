@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from safe_embed.errors import WorkerError
-from safe_embed.model.messages import ModelFacts, Result
+from safe_embed.model.messages import ModelFacts, Refused, Result
 from safe_embed.model.turns import Job, Piece
-from safe_embed.model.wire import WireClosedError, begin_process
+from safe_embed.model.wire import UnreadableError, WireClosedError, begin_process
 from safe_embed.types import MemorySample
 
 # How long a process may take to end when it was told to.
@@ -34,12 +33,14 @@ class Handle:
         baseline: The measurement after warm-up; ``None`` before.
         job: The call that it is doing something for.
         piece: The task that it is doing.
-        deadline: When it is taken to hang, on the clock of ``time.monotonic``.
+        deadline: When it is taken to hang, on the clock of ``time.monotonic``; ``None`` while it
+            does no task.
         is_leaving: Whether it was told to end.
         error: Why its model could not be loaded.
 
     Raises:
         OSError: If no process can be begun.
+        RuntimeError: If no thread can.
     """
 
     def __init__(
@@ -58,10 +59,18 @@ class Handle:
         self.error: BaseException | None = None
         self._because = ""
         self._process, self._wire = begin_process(environment)
+        self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
         )
-        self._listener.start()
+        try:
+            self._watcher.start()
+            self._listener.start()
+        except RuntimeError:  # no more threads are allowed
+            self._process.kill()
+            self._process.wait()
+            self._wire.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -84,15 +93,14 @@ class Handle:
         except WireClosedError:
             self.kill("it reads no messages any more")
 
-    def begin(self, job: Job, piece: Piece, deadline: float | None) -> None:
+    def begin(self, job: Job, piece: Piece) -> None:
         """Give it a task.
 
         Args:
             job: The call that the task belongs to.
             piece: The task.
-            deadline: When it is taken to hang.
         """
-        self.job, self.piece, self.deadline = job, piece, deadline
+        self.job, self.piece = job, piece
         self.send(piece.task)
 
     def put_down(self) -> tuple[Job | None, Piece | None]:
@@ -146,20 +154,26 @@ class Handle:
         name = signal.Signals(-code).name if known else f"signal {-code}"
         return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
 
+    def _watch(self) -> None:
+        """End the listening with the process, even if a process of its own keeps the wire open."""
+        self._process.wait()
+        self._wire.hang_up()
+
     def _listen(self, said: Callable[[Handle, Any], None], ended: Callable[[Handle], None]) -> None:
         while True:
             try:
                 message = self._wire.receive()
             except WireClosedError:
                 break
-            except Exception as error:  # noqa: BLE001 what a model gave cannot be read here
-                kind = type(error).__name__
-                message = Result(error=WorkerError(f"A result cannot be read here: {kind}."))
+            except UnreadableError as error:
+                unread = WorkerError(f"What a worker process says cannot be read here: {error}.")
+                unread.__cause__ = error.__cause__
+                message = Refused(unread) if self.facts is None else Result(error=unread)
             said(self, message)
-        try:
-            self._process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
+            del message  # the results of a call belong to its caller alone
+        self._watcher.join(EXIT_SECONDS)
+        if self._watcher.is_alive():
             self._process.kill()
-            self._process.wait()
+            self._watcher.join()
         self._wire.close()
         ended(self)

@@ -20,7 +20,7 @@ from safe_embed.model.batching import batches
 from safe_embed.model.tokenization import portions
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
-from safe_embed.types import Chunk, ChunkedText, Encoding, FloatArray, TextPlan
+from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, TextPlan
 
 T = TypeVar("T")
 OnLong = Literal["chunk", "truncate", "error"]
@@ -170,18 +170,11 @@ class Inference(ABC):
     def plan(self, request: Request) -> Flow[list[TextPlan]]:
         """Say what would happen to each text."""
         inputs = yield from self._chunk(request, want_spans=True)
-        lost = [index for index, one in enumerate(inputs) if one is LOST]
+        plans = [None if one is LOST else _plan(one) for one in inputs]
+        lost = [index for index, one in enumerate(plans) if one is None]
         if lost:
-            raise _lost_texts(lost, [])
-        return [
-            TextPlan(
-                tuple(chunk.span for chunk in one.chunks),
-                tuple(len(chunk.encoding) for chunk in one.chunks),
-                one.is_long,
-                one.cut_clusters,
-            )
-            for one in inputs
-        ]
+            raise _lost_texts(lost, plans)
+        return [one for one in plans if one is not None]
 
     def encode_chunks(self, request: Request, *, want_spans: bool = True) -> Flow[list[Any]]:
         """Embed texts and give the vectors of their chunks, one ChunkedText a text.
@@ -241,6 +234,8 @@ class Inference(ABC):
     def fetch_tokenizer(self) -> Flow[Any]:
         """Give a copy of the tokenizer."""
         [[found]] = yield Wave([Task("copies", ["tokenizer"], {})])
+        if found is LOST:
+            raise WorkerError("Every worker process ended while it copied the tokenizer.")
         return found
 
     def tally(self, texts: int) -> None:
@@ -269,16 +264,18 @@ class Inference(ABC):
 
     def _forward(self, chunks: Sequence[Chunk], request: Request) -> Flow[list[Any]]:
         """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
+        kind = self.device_type
         if request.device is not None:
             self.move(request.device)
+            kind = str(request.device).partition(":")[0]
         lengths = [len(chunk.encoding) for chunk in chunks]
         few_shapes = self.settings.few_shapes
         found = batches(
             lengths,
-            self._batch_tokens(request),
+            self._batch_tokens(request, kind),
             limit=self.budget_tokens,
-            few_shapes=self.device_type == "mps" if few_shapes is None else few_shapes,
-            fewer_shapes=self.device_type == "cpu" and few_shapes is None,
+            few_shapes=kind == "mps" if few_shapes is None else few_shapes,
+            fewer_shapes=kind == "cpu" and few_shapes is None,
         )
         options = {
             "prompt": request.prompt,
@@ -354,8 +351,8 @@ class Inference(ABC):
             )
             raise TextTooLongError(msg, long)
 
-    def _batch_tokens(self, request: Request) -> int:
-        default = DEFAULT_BATCH_TOKENS.get(self.device_type, DEFAULT_BATCH_TOKENS_ELSEWHERE)
+    def _batch_tokens(self, request: Request, kind: str) -> int:
+        default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
         wanted = self.settings.max_batch_tokens or default
         return min(wanted, request.batch_size * self.budget_tokens)
 
@@ -373,6 +370,15 @@ def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int]) -> Done:
     lengths = [len(one) for one in encodings]
     cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
     return Done(tokens=sum(lengths), padding=cells - sum(lengths))
+
+
+def _plan(one: ChunkedInput) -> TextPlan:
+    return TextPlan(
+        tuple(chunk.span for chunk in one.chunks),
+        tuple(len(chunk.encoding) for chunk in one.chunks),
+        one.is_long,
+        one.cut_clusters,
+    )
 
 
 def _long(inputs: Sequence[Any], first: int) -> list[int]:

@@ -320,7 +320,7 @@ class Keeper:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:
+            except BaseException:  # SystemExit too: a hook ends nothing
                 logger.warning("a hook failed", exc_info=True)
 
     def _remedies(self) -> dict[Rung, Remedy]:

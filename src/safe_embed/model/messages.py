@@ -23,6 +23,7 @@ class Start:
         changes: What users have set on the model since: ``max_seq_length``, ``device``.
         threads: How many threads torch uses; ``None`` for its own choice.
         log_level: Of the logger ``safe_embed``, whose records travel.
+        tells_begun: Whether somebody wants to know when a task is taken up.
     """
 
     source: ModelSource
@@ -31,6 +32,7 @@ class Start:
     changes: dict[str, Any]
     threads: int | None
     log_level: int
+    tells_begun: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class Refused:
     """The model could not be loaded, or the first message not be read."""
 
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The worker has taken up its task; before, it was looking after its memory."""
 
 
 @dataclass(frozen=True, slots=True)

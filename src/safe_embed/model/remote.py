@@ -63,12 +63,11 @@ class RemoteInference(Inference):
         self.ended.append(texts)
 
     def move(self, device: Any) -> None:
-        """Take note that the model is moved, by the tasks of a call.
+        """Leave it to the tasks of the call, which bring the device along; see :meth:`count`.
 
         Args:
             device: As upstream's ``encode`` takes it.
         """
-        self.known.device_name = str(device)
 
     def count(self, task: Task) -> None:
         """Count what a task has given the model to read.
@@ -78,8 +77,10 @@ class RemoteInference(Inference):
         """
         if task.name == "forward":
             self.done = self.done.plus(*forward_work(task.items, task.options["shape"]))
-            if task.options["device"] is not None:  # which works: later workers begin there
-                self._changes["device"] = task.options["device"]
+            device = task.options["device"]
+            if device is not None:  # which works: later workers begin there
+                self.known.device_name = str(device)
+                self._changes["device"] = device
 
     @property
     def limit_tokens(self) -> float | None:

@@ -22,7 +22,15 @@ from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Request, Settings
 from safe_embed.model.keeper import Keeper
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.turns import CLOSED, Job, Line, LineClosedError, check_caller, wait_for
+from safe_embed.model.turns import (
+    CLOSED,
+    Job,
+    Line,
+    LineClosedError,
+    check_caller,
+    check_pool,
+    wait_for,
+)
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
 if TYPE_CHECKING:
@@ -168,7 +176,13 @@ class Session:
 
         Yields:
             This session, and the request as it is.
+
+        Raises:
+            ConfigError: If the pool has worker processes of ours, which isolation="process" takes.
         """
+        pool = request.pool_options.get("pool")
+        if pool is not None:
+            check_pool(pool, "input")
         yield self, request
 
     def start_pool(self, devices: list[str] | None) -> dict[str, Any]:

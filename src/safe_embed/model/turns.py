@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from safe_embed.errors import WorkerError
+from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.model.inference import Inference, Task, Wave
 
 T = TypeVar("T")
@@ -72,6 +72,23 @@ def check_caller(thread: threading.Thread) -> None:
         raise WorkerError(
             "The encoder was called from its own thread, by a hook or a pooling function, and "
             "would wait for itself for ever. Call it from elsewhere."
+        )
+
+
+def check_pool(pool: Any, key: str) -> None:
+    """Refuse a pool that another kind of encoder has started.
+
+    Args:
+        pool: What was passed.
+        key: What a pool of the right kind holds.
+
+    Raises:
+        ConfigError: If it is another.
+    """
+    if not isinstance(pool, Mapping) or key not in pool:
+        raise ConfigError(
+            "pool=… was not started by an encoder of this kind. Pass what this encoder's own "
+            "start_multi_process_pool() gives."
         )
 
 

@@ -33,6 +33,7 @@ import json, signal, socket, sys
 from struct import unpack
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
 pipe = socket.socket(fileno=int(sys.argv[1]))
+pipe.set_inheritable(False)
 head = pipe.recv(8, socket.MSG_WAITALL)
 if len(head) < 8:  # whoever began this process is gone already
     sys.exit()
@@ -43,7 +44,11 @@ main(pipe)
 
 
 class WireClosedError(Exception):
-    """The other end is gone."""
+    """The other end is gone, or what it says can no longer be told apart."""
+
+
+class UnreadableError(Exception):
+    """A message came whole, but what it holds cannot be made here."""
 
 
 class Wire:
@@ -92,12 +97,20 @@ class Wire:
             The message.
 
         Raises:
-            WireClosedError: If the other end is gone.
+            WireClosedError: If the other end is gone, or there is no memory for what it says.
+            UnreadableError: If the message holds what cannot be made here; the next one may do.
         """
-        (count,) = _COUNT.unpack(self._read(_COUNT.size))
-        sizes = self._read(count * _SIZE.size)
-        head, *buffers = (self._read(size) for (size,) in _SIZE.iter_unpack(sizes))
-        return pickle.loads(head, buffers=buffers)  # noqa: S301 the other end is our own process
+        try:
+            (count,) = _COUNT.unpack(self._read(_COUNT.size))
+            sizes = self._read(count * _SIZE.size)
+            head, *buffers = (self._read(size) for (size,) in _SIZE.iter_unpack(sizes))
+        except MemoryError as error:  # half a message is read
+            raise WireClosedError from error
+        try:
+            return pickle.loads(head, buffers=buffers)  # noqa: S301 from a process of our own
+        except Exception as error:
+            msg = f"{type(error).__name__}: {error}"
+            raise UnreadableError(msg) from error
 
     def hang_up(self) -> None:
         """Let both ends know that nothing more is said; the socket stays until :meth:`close`."""

@@ -29,6 +29,7 @@ from safe_embed.model.loader import (
     weights_bytes,
 )
 from safe_embed.model.messages import (
+    Begun,
     Change,
     Expect,
     Leave,
@@ -43,7 +44,7 @@ from safe_embed.model.messages import (
     Tally,
     Told,
 )
-from safe_embed.model.wire import Wire, WireClosedError
+from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
 from safe_embed.types import Event, MemorySample, Reason
 
 logger = logging.getLogger("safe_embed")
@@ -91,7 +92,7 @@ def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
         wire.send(Refused(portable(error)))
         return
     wire.send(Ready(facts, keeper.sample))
-    _serve(wire, inbox, keeper)
+    _serve(wire, inbox, keeper, tells_begun=start.tells_begun)
 
 
 def _load(start: Start, wire: Wire) -> Keeper:
@@ -109,7 +110,7 @@ def _load(start: Start, wire: Wire) -> Keeper:
     return keeper
 
 
-def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper) -> None:
+def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_begun: bool) -> None:
     """Do one task after the other; between two of them the keeper looks at memory."""
     timeout: float | None = None
     told: MemorySample | None = None
@@ -119,7 +120,9 @@ def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper) -> None:
         except queue.Empty:
             message = None
         if isinstance(message, Task):
-            wire.send(_do(keeper, message))
+            if tells_begun:
+                wire.send(Begun())
+            _answer(wire, _do(keeper, message))
         elif isinstance(message, BaseException):  # a task that cannot be read here
             wire.send(Result(error=message))
         else:
@@ -149,6 +152,15 @@ def _do(keeper: Keeper, task: Task) -> Result:
     except BaseException as error:  # noqa: BLE001 it belongs to the caller
         result = Result(error=portable(error))
     return result
+
+
+def _answer(wire: Wire, result: Result) -> None:
+    try:
+        wire.send(result)
+    except WireClosedError:
+        raise
+    except Exception as error:  # noqa: BLE001 what a model gave cannot be pickled
+        wire.send(Result(error=portable(error)))
 
 
 def _change(engine: Engine, changes: dict[str, Any]) -> None:
@@ -212,10 +224,10 @@ def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
             message = wire.receive()
         except WireClosedError:
             os._exit(0)
-        except BaseException as error:  # noqa: BLE001 what the user passed cannot be read here
+        except UnreadableError as error:
             msg = (
                 "What was passed to SafeEncoder cannot be used in a process of its own: "
-                f"{type(error).__name__}: {error}. A loader, a splitter or a policy of your own "
+                f"{error}. A loader, a splitter or a policy of your own "
                 "must stand in a module that can be imported, not in __main__ or a notebook.\n"
                 "isolation='process' では、自作の関数やクラスは import できるモジュールに"
                 "置いてください。"
