@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from safe_embed import Usage
+
 POISON, SLEEP, ERROR = "ヱ", "ヰ", "ヵ"
 MIB = 2**20
 
@@ -92,13 +94,34 @@ def killed() -> SentenceTransformer:
     raise AssertionError
 
 
-def slow_later(folder: str, seconds: float, parent: int) -> SentenceTransformer:
-    """Takes its time to load where the parent has another worker already."""
-    import psutil
-
-    others = [one for one in psutil.Process(parent).children() if one.pid != os.getpid()]
-    time.sleep(seconds if others else 0)
+def held_back(folder: str, scratch: str) -> SentenceTransformer:
+    """Loads at once the first time, and after that only when it is let."""
+    loaded, release = Path(scratch) / "loaded", Path(scratch) / "release"
+    while loaded.exists() and not release.exists():
+        time.sleep(0.01)
+    loaded.touch()
     return plain(folder)
+
+
+def with_a_copy(folder: str, scratch: str) -> SentenceTransformer:
+    """Forks a process that outlives its parent, and has all that it has open."""
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    (Path(scratch) / str(child)).touch()
+    return plain(folder)
+
+
+class Thoughtful:
+    """A policy that takes its time, and then wants nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def reason(self, _: Usage) -> None:
+        """Think."""
+        time.sleep(self.seconds)
 
 
 def while_there(folder: str, gone: str) -> SentenceTransformer:

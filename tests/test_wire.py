@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ from hypothesis import strategies as st
 
 from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
 from safe_embed.model.inference import Task
+from safe_embed.model.messages import Result
 from safe_embed.model.turns import Piece
-from safe_embed.model.wire import Wire, WireClosedError
-from safe_embed.model.worker import portable
+from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
+from safe_embed.model.worker import _answer, portable
 
 
 @pytest.fixture
@@ -64,6 +68,41 @@ def test_the_other_end_is_gone(wires: tuple[Wire, Wire]) -> None:
         ours.receive()
     with pytest.raises(WireClosedError):
         ours.send(np.zeros(1_000_000))
+
+
+def test_a_message_that_there_is_no_memory_for(wires: tuple[Wire, Wire]) -> None:
+    """Half of it is read then, and nothing after it could be told apart: the connection ends."""
+    ours, theirs = wires
+    theirs._pipe.sendall(struct.pack("<IQ", 1, 2**60))
+    with pytest.raises(WireClosedError) as caught:
+        ours.receive()
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_a_message_that_cannot_be_made_here(
+    wires: tuple[Wire, Wire], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said so, and the next one is read."""
+    ours, theirs = wires
+    module = ModuleType("only_there")
+    kind = type("Theirs", (), {"__module__": "only_there"})
+    module.Theirs = kind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "only_there", module)
+    theirs.send(kind())
+    theirs.send("next")
+    monkeypatch.delitem(sys.modules, "only_there")
+    with pytest.raises(UnreadableError, match="only_there"):
+        ours.receive()
+    assert "next" == ours.receive()
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error(wires: tuple[Wire, Wire]) -> None:
+    """The worker says so and lives on: it is not as if it had died of the task."""
+    ours, theirs = wires
+    _answer(theirs, Result([threading.Lock()]))
+    found = ours.receive()
+    assert isinstance(found.error, TypeError)
+    assert "pickle" in str(found.error)
 
 
 class StrangeError(RuntimeError):
