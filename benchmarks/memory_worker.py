@@ -337,9 +337,9 @@ def delay(model: str, rung: str, way: str, repeats: int) -> dict[str, Any]:
 
 def _choose(way: str) -> None:
     """Let there be room for two models, or not."""
-    from safe_embed.model.keeper import Keeper
+    from safe_embed.model.renewal import Renewal
 
-    Keeper._has_room = lambda _: way != "after"  # type: ignore[method-assign]  # noqa: SLF001
+    Renewal._has_room = lambda _: way != "after"  # type: ignore[method-assign]  # noqa: SLF001
 
 
 def _free_blocks(_: SafeEncoder) -> Any:

@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import models
 from safe_embed import ReloadError, SafeEncoder
 from safe_embed.memory.policies import EveryCalls, EveryTokens, MemoryGrowth
-from safe_embed.model import keeper as keeper_module
-from safe_embed.model.keeper import Keeper
+from safe_embed.model import renewal as renewal_module
+from safe_embed.model.renewal import Renewal
 from safe_embed.types import MemorySample, Reason, Rung
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path = tmp_path_factory.mktemp("machine")
     models.small().save(str(path))
     patch = pytest.MonkeyPatch()
-    patch.setattr(keeper_module, "_RETRY_SECONDS", 0.0)
+    patch.setattr(renewal_module, "_RETRY_SECONDS", 0.0)
     gc.collect()
     gc.freeze()
     with SafeEncoder(path, reload=None) as reference:
@@ -58,7 +58,7 @@ class Reloads(RuleBasedStateMachine):
         self.room = True
         self.jump = 0
         self.folder = Path(shutil.copytree(_PATCHED["path"], Path(self.scratch.name) / "model"))
-        _PATCHED["patch"].setattr(Keeper, "_has_room", lambda _: self.room)
+        _PATCHED["patch"].setattr(Renewal, "_has_room", lambda _: self.room)
         self.open(0, from_folder=False)
 
     def load(self) -> SentenceTransformer | None:

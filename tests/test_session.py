@@ -35,11 +35,12 @@ from safe_embed.memory.policies import (
 )
 from safe_embed.memory.remedies import forgets
 from safe_embed.memory.sampling import take_sample
-from safe_embed.model import keeper as keeper_module
+from safe_embed.model import renewal as renewal_module
 from safe_embed.model import session as session_module
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Inference, Request
 from safe_embed.model.keeper import Keeper
+from safe_embed.model.renewal import Renewal
 from safe_embed.types import Event, Reason, Rung, Usage
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def choose(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Let there be room for two models, or not."""
-    monkeypatch.setattr(Keeper, "_has_room", lambda self: way == "beside")
+    monkeypatch.setattr(Renewal, "_has_room", lambda self: way == "beside")
 
 
 @dataclass
@@ -573,8 +574,8 @@ def test_failed_reloads_are_tried_ever_more_rarely(saved: Path, expected: Any, w
     now = [1e6]
     with SafeEncoder(loader, reload=EveryCalls(1, jitter=0)) as encoder:
         keeper_of(encoder)._ladder._clock = lambda: now[0]
-        fingerprint = keeper_of(encoder)._fingerprint
-        keeper_of(encoder)._fingerprint = (("gone", 0, 0),)
+        fingerprint = keeper_of(encoder).renewal._fingerprint
+        keeper_of(encoder).renewal._fingerprint = (("gone", 0, 0),)
         attempts = []
         for _ in range(150):
             same(expected, encoder)
@@ -584,7 +585,7 @@ def test_failed_reloads_are_tried_ever_more_rarely(saved: Path, expected: Any, w
         steps = [2 * at for at in range(1, 150) if attempts[at] > attempts[at - 1]]
         assert [30, 90, 210] == steps
         assert 1 == loader.loads
-        keeper_of(encoder)._fingerprint = fingerprint
+        keeper_of(encoder).renewal._fingerprint = fingerprint
         now[0] += 3600
         same(expected, encoder)
         settle(encoder)
@@ -637,12 +638,12 @@ def test_room_is_what_a_load_took(saved: Path, room: int | None, *, beside: bool
     """Beside the old model only where there is 1.2 times what the first load was seen to take."""
     with SafeEncoder(saved, reload=None) as encoder:
         keeper = keeper_of(encoder)
-        assert keeper._load_bytes >= 0
-        keeper._load_bytes = 100
+        assert keeper.renewal._load_bytes >= 0
+        keeper.renewal._load_bytes = 100
         used = None if room is None else 2**40 - room
         sample = replace(keeper._measure(), limit_bytes=2**40, limit_used_bytes=used)
-        keeper._measure = lambda: sample  # type: ignore[method-assign]
-        assert beside == keeper._has_room()
+        keeper.renewal._measure = lambda: sample  # type: ignore[method-assign]
+        assert beside == keeper.renewal._has_room()
 
 
 def test_callers_wait_between_drop_and_load(
@@ -678,7 +679,7 @@ def test_a_load_that_fails_after_the_drop(
 ) -> None:
     """No model is left: calls get a ReloadError, and a later one finds the model loaded again."""
     choose(monkeypatch, "after")
-    monkeypatch.setattr(keeper_module, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(renewal_module, "_RETRY_SECONDS", 0.2)
     loader = Loader(saved)
     with SafeEncoder(loader, reload=EveryCalls(1, jitter=0)) as encoder:
         encoder.max_seq_length = 30
@@ -812,7 +813,7 @@ def test_counts_reload_when_they_are_due(
 ) -> None:
     """Calls of two texts and 8 tokens: reloaded after exactly these calls, and after no other."""
     choose(monkeypatch, "after")
-    monkeypatch.setattr(Keeper, "_give_back", lambda *_: None)  # a trim takes longer than a load
+    monkeypatch.setattr(Renewal, "_give_back", lambda *_: None)  # a trim takes longer than a load
     with SafeEncoder(saved, reload=policy) as encoder:
         assert [(4,), (4,)] == [plan.token_counts for plan in encoder.plan(["雨雨", "雨雨"])]
         found = []
@@ -1151,7 +1152,7 @@ def test_aencode_waits_for_a_model_without_blocking(saved: Path, expected: Any) 
         ticker.cancel()
 
     with SafeEncoder(loader, reload=EveryCalls(1, jitter=0)) as encoder:
-        keeper_of(encoder)._has_room = lambda: False  # type: ignore[method-assign]
+        keeper_of(encoder).renewal._has_room = lambda: False  # type: ignore[method-assign]
         loader.fault = lambda: time.sleep(1.5)
         asyncio.run(main(encoder))
         loader.fault = None
@@ -1221,7 +1222,7 @@ def test_eight_threads_while_everything_goes_wrong(
         expected = [reference.encode(mine) for mine in texts]
     stop = threading.Event()
     room = [True]
-    monkeypatch.setattr(Keeper, "_has_room", lambda self: room[0])
+    monkeypatch.setattr(Renewal, "_has_room", lambda self: room[0])
 
     def disturb(encoder: SafeEncoder) -> int:
         rounds = 0

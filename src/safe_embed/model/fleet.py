@@ -7,11 +7,10 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from safe_embed.errors import ConfigError, ReloadError, WorkerError
 from safe_embed.model.dispatch import Dispatcher
@@ -19,11 +18,9 @@ from safe_embed.model.inference import Inference, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.places import Plan
 from safe_embed.model.remote import RemoteModel
-from safe_embed.model.turns import CLOSED, Job, check_caller, check_pool, wait_for
+from safe_embed.model.turns import CLOSED, Job, Queue, check_caller, check_pool
 from safe_embed.pooling import mean_pool
 from safe_embed.types import Hook, ReloadPolicy, Stats
-
-P = ParamSpec("P")
 
 _CLOSE_SECONDS = 30.0
 # Whatever splits work among the cores reads one of these when it is first used.
@@ -32,7 +29,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 _FLEETS: weakref.WeakSet[Fleet] = weakref.WeakSet()
 
 
-class Fleet:
+class Fleet(Queue[Inference]):
     """Runs calls on a model in worker processes; what a :class:`Session` is for a thread.
 
     Args:
@@ -134,43 +131,8 @@ class Fleet:
         check_caller(self._thread)
         return self._ready
 
-    def submit(
-        self, work: Callable[Concatenate[Inference, P], Any], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[Any]:
-        """Queue *work*; as :meth:`safe_embed.model.session.Session.submit`.
-
-        Args:
-            work: Takes the inference, then the other arguments; gives a flow, or a result.
-            *args: Further arguments.
-            **kwargs: Further arguments.
-
-        Returns:
-            A future of what *work* gives; cancelling it gives up its place.
-
-        Raises:
-            WorkerError: If the encoder is closed.
-        """
-        job = Job(lambda inference: work(inference, *args, **kwargs))
+    def _add(self, job: Job) -> None:
         self._checked.add(job)
-        return job.future
-
-    def run(
-        self,
-        work: Callable[Concatenate[Inference, P], Any],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Any:
-        """Queue *work* and wait for its result; as :meth:`submit`.
-
-        Args:
-            work: As for :meth:`submit`.
-            *args: Further arguments.
-            **kwargs: Further arguments.
-
-        Returns:
-            What *work* gives.
-        """
-        return wait_for(self.submit(work, *args, **kwargs))
 
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Replace every worker, one after the other, while the others serve.

@@ -9,12 +9,11 @@ import gc
 import logging
 import random
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from safe_embed.errors import ReloadError
 from safe_embed.memory.remedies import (
@@ -28,19 +27,10 @@ from safe_embed.memory.remedies import (
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Settings
-from safe_embed.model.loader import (
-    Loading,
-    ModelSource,
-    apply_settings,
-    ends_in_normalize,
-    set_tokenizer,
-    user_settings,
-    weights_bytes,
-)
-from safe_embed.pooling import normalize
+from safe_embed.model.loader import ModelSource, ends_in_normalize
+from safe_embed.model.renewal import Renewal
 from safe_embed.types import (
     Event,
-    FloatArray,
     Hook,
     MemorySample,
     Reason,
@@ -59,18 +49,11 @@ logger = logging.getLogger("safe_embed")
 # counts from there.
 WARM_UP_CALLS = 20
 WARM_UP_TOKENS = 50_000
-# How much more room a new model beside the old one must have than the first one was seen to take.
-_HEADROOM = 1.2
 _KEPT_EVENTS = 100
 # How much longer than this process another one may take to come.
 _LEAD = 1.5
 # What a process holds jumps about for a moment, and shows no trend.
 _SHORTEST_TREND_SECONDS = 2.0
-# Without a model, a load is tried no more often than this.
-_RETRY_SECONDS = 10.0
-# A fresh model must give this text the vector that the old one gave.
-_CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
-_SAME_MODEL_COSINE = 0.9999
 
 
 class Keeper:
@@ -102,18 +85,20 @@ class Keeper:
         self._sampler = Sampler()
         before = self._sampler.take(fresh=True)
         model = source.load()
-        self._source = source.pinned(model)
         self.engine = Engine(settings, ends_in_normalize(model), model, source.tokenizer_of(model))
         bound_tokenizer_cache(self.engine.tokenizer)
         self._device = model.device.type
         self._sampler = Sampler(self._device)
         after = self._sampler.take(fresh=True)
-        self._load_bytes = max(0, (after.held_bytes or 0) - (before.held_bytes or 0))
-        self._fingerprint = source.fingerprint()
+        self.renewal = Renewal(
+            source.pinned(model),
+            self.engine,
+            self._measure,
+            self._trim,
+            load_bytes=max(0, (after.held_bytes or 0) - (before.held_bytes or 0)),
+        )
         self._ladder = Ladder(self._remedies(), self._measure, self._tell)
         self._climb: Iterator[None] | None = None
-        self._lost: _Look | None = None
-        self._retry_at = 0.0
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._reloads = 0
         self._baseline: MemorySample | None = None
@@ -201,10 +186,10 @@ class Keeper:
         Raises:
             ReloadError: If there is no model, and none to be had yet.
         """
-        if self._lost is not None and time.monotonic() >= self._retry_at:
+        if self.renewal.is_due:
             for _ in self._ladder.take(Rung.MODEL, "the model is missing"):
                 pass
-        if self._lost is not None:
+        if self.renewal.is_lost:
             raise ReloadError(
                 "There is no model: there was no room for two, and after the old one was dropped "
                 "the new one could not be loaded. It is tried again with later calls; the log says "
@@ -225,7 +210,7 @@ class Keeper:
         Raises:
             ReloadError: If it failed; the old model serves on if it is still there.
         """
-        if self._source.is_loaded:
+        if not self.renewal.can_load:
             raise ReloadError(
                 "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
                 "folder or a loader to SafeEncoder instead of a SentenceTransformer."
@@ -235,7 +220,8 @@ class Keeper:
         ended: list[BaseException | None] = []
 
         def climb() -> Iterator[None]:
-            remedy = self._renew_weights if keep_tokenizer else self._renew_all
+            tokenizer = self.engine.tokenizer if keep_tokenizer else None
+            remedy = partial(self._renew, tokenizer)
             _, error = yield from self._ladder.take(Rung.MODEL, text, remedy=remedy)
             ended.append(error)
 
@@ -243,13 +229,13 @@ class Keeper:
         while self._climb is mine:
             yield
         if ended != [None]:
-            left = "the old one serves on" if self._lost is None else "there is none now"
+            left = "there is none now" if self.renewal.is_lost else "the old one serves on"
             msg = f"The model could not be loaded anew; {left}. See the error before this one."
             raise ReloadError(msg) from next(iter(ended), None)
 
     def _asked_for(self) -> Iterator[None] | None:
         """Ask the policy; give the climb that it asks for."""
-        if self._lost is not None:
+        if self.renewal.is_lost:
             return None
         usage = self._usage()
         reason = self._policy.reason(usage) or self._early_reason(usage)
@@ -328,9 +314,9 @@ class Keeper:
         remedies: dict[Rung, Remedy] = {
             Rung.TRIM: self._trim,
             Rung.TOKENIZER_CACHE: self._clear_caches,
-            Rung.TOKENIZER: self._renew_tokenizer,
+            Rung.TOKENIZER: self.renewal.tokenizer,
         }
-        if not self._source.is_loaded:
+        if self.renewal.can_load:
             remedies[Rung.MODEL] = self._renew_model
         if self._ask is not None:
             remedies[Rung.PROCESS] = self._renew_process
@@ -339,38 +325,21 @@ class Keeper:
     def _trim(self) -> None:
         trim(self._device)
 
-    def _give_back(self, dropped: Any) -> None:
-        """Trim after something was dropped, which must be gone by then.
-
-        Only what hangs in a cycle of a user's own making costs a full collection, which holds all
-        Python threads for a fifth of a second and more beside torch.
-        """
-        if dropped() is not None:
-            gc.collect()
-        self._trim()
-
     def _clear_caches(self) -> None:
         clear_tokenizer_cache(self.engine.tokenizer)
         gc.collect()
         self._trim()
 
-    def _renew_tokenizer(self) -> None:
-        """Build the tokenizer anew from its own state, which holds no cache."""
-        dropped = _watched(self.engine.tokenizer)
-        fresh = deepcopy(self.engine.tokenizer)
-        bound_tokenizer_cache(fresh)
-        self._use_tokenizer(fresh)
-        self._give_back(dropped)
-
-    def _use_tokenizer(self, tokenizer: Any) -> None:
-        if not self._source.is_loaded:  # a shared model keeps its own
-            set_tokenizer(self.engine.model, tokenizer)
-        self.engine.tokenizer = tokenizer
-
     def _renew_model(self) -> Iterator[None]:
         """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
         tokenizer = self.engine.tokenizer
         return self._renew(tokenizer if forgets(tokenizer) else None)
+
+    def _renew(self, tokenizer: Any) -> Iterator[None]:
+        """Load the model anew, with this tokenizer or one of its own, and count from there."""
+        yield from self.renewal.model(tokenizer)
+        self._reloads += 1
+        self._begin()
 
     def _renew_process(self) -> Iterator[None]:
         """Ask for another process; this one goes on until it has taken over, or cannot be had."""
@@ -382,93 +351,3 @@ class Keeper:
         error, self._left = self._left, False
         if error:
             raise error
-
-    def _renew_weights(self) -> Iterator[None]:
-        """Load the model anew, whatever its tokenizer remembers."""
-        return self._renew(self.engine.tokenizer)
-
-    def _renew_all(self) -> Iterator[None]:
-        """Load model and tokenizer anew."""
-        return self._renew(None)
-
-    def _renew(self, tokenizer: Any) -> Iterator[None]:
-        """Load anew: beside the old model while there is room for both, else after it."""
-        self._source.check_unchanged(self._fingerprint)
-        dropped = _watched(self.engine.model)
-        if self._lost is None and self._has_room():
-            loading = Loading(self._source, tokenizer)
-            while not loading.is_done():
-                yield
-            self._exchange(loading.result(), self._look())
-        else:
-            lost = self._lost or self._drop(tokenizer)
-            try:
-                self._exchange(self._source.load(tokenizer), lost)
-            finally:
-                self._retry_at = time.monotonic() + _RETRY_SECONDS
-        if tokenizer is not None:
-            clear_tokenizer_cache(tokenizer)
-        self._reloads += 1
-        self._begin()
-        self._give_back(dropped)
-
-    def _exchange(self, model: Any, look: _Look) -> None:
-        """Put a fresh model in the place of the old one, if it is the same model."""
-        apply_settings(model, look.settings)
-        fresh = replace(self.engine, model=model, tokenizer=self._source.tokenizer_of(model))
-        canary = self.canary(fresh)
-        # Not `<`: a model that gives NaN is another one.
-        if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
-            raise ReloadError("The model that was loaded gives other vectors than the one before.")
-        bound_tokenizer_cache(fresh.tokenizer)
-        self.engine.model, self.engine.tokenizer = fresh.model, fresh.tokenizer
-        self._lost = None
-
-    def _has_room(self) -> bool:
-        """Whether two models fit, into the memory of the process and that of the device."""
-        sample = self._measure()
-        rooms = (
-            (sample.room_bytes, self._load_bytes),
-            (sample.device_free_bytes, weights_bytes(self.engine.model)),
-        )
-        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
-
-    def _look(self) -> _Look:
-        """Note what a fresh model must be like, at the last moment: users may change settings."""
-        return _Look(user_settings(self.engine.model), self.canary())
-
-    def _drop(self, tokenizer: Any) -> _Look:
-        """Let the old model go before the new one comes; calls wait meanwhile."""
-        self._lost = self._look()
-        dropped = _watched(self.engine.model)
-        self.engine.model = None  # type: ignore[assignment]
-        self.engine.tokenizer = tokenizer
-        self._give_back(dropped)
-        return self._lost
-
-    def canary(self, engine: Engine | None = None) -> FloatArray:
-        """Embed a fixed text, by which a model is known.
-
-        Args:
-            engine: With another model; ``None`` for the one that serves.
-
-        Returns:
-            A unit vector, shape (dimension,).
-        """
-        [vector] = (engine or self.engine).embed_now([_CANARY])
-        return normalize(vector)
-
-
-def _watched(thing: Any) -> Any:
-    """Give a function that tells whether something is still there: a weak reference."""
-    try:
-        return weakref.ref(thing)
-    except TypeError:  # the Rust tokenizer of a StaticEmbedding, which is in no cycle
-        return lambda: None
-
-
-class _Look(NamedTuple):
-    """By what a model is known: what users set on it, and the vector of the canary."""
-
-    settings: dict[str, Any]
-    canary: FloatArray

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
@@ -27,6 +27,7 @@ from safe_embed.model.turns import (
     Job,
     Line,
     LineClosedError,
+    Queue,
     check_caller,
     check_pool,
     wait_for,
@@ -36,15 +37,13 @@ from safe_embed.types import Hook, ReloadPolicy, Stats
 if TYPE_CHECKING:
     from safe_embed.model.loader import SentenceTransformer
 
-P = ParamSpec("P")
-
 # A session without work looks at its memory once more, for what the last call left behind.
 _IDLE_SECONDS = 1.0
 # How long close() waits for the batch in progress.
 _CLOSE_SECONDS = 30.0
 
 
-class Session:
+class Session(Queue[Engine]):
     """Holds the loaded model and runs work on it, in order of arrival.
 
     Args:
@@ -74,43 +73,6 @@ class Session:
         self._stop = weakref.finalize(self, _stop, self._line, self._thread)
         self._keeper: Keeper | None = loaded.result()
 
-    def submit(
-        self, work: Callable[Concatenate[Engine, P], Any], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[Any]:
-        """Queue *work* for the session's thread.
-
-        Args:
-            work: Takes the loaded model's engine, then the other arguments; a generator is
-                served step by step.
-            *args: Further arguments.
-            **kwargs: Further arguments.
-
-        Returns:
-            A future of what *work* gives; cancelling it gives up its place.
-
-        Raises:
-            WorkerError: If the session is closed, or this is another process after a fork.
-        """
-        return self._add(Job(lambda engine: work(engine, *args, **kwargs)))
-
-    def run(
-        self,
-        work: Callable[Concatenate[Engine, P], Any],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Any:
-        """Queue *work* and wait for its result; as :meth:`submit`.
-
-        Args:
-            work: As for :meth:`submit`.
-            *args: Further arguments.
-            **kwargs: Further arguments.
-
-        Returns:
-            What *work* gives.
-        """
-        return wait_for(self.submit(work, *args, **kwargs))
-
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Load the model anew; other calls go on meanwhile.
 
@@ -123,12 +85,13 @@ class Session:
         def work(_: Engine) -> Any:
             return keeper.reload(reason, keep_tokenizer=keep_tokenizer)
 
-        wait_for(self._add(Job(work, needs_model=False)))
+        job = Job(work, needs_model=False)
+        self._add(job)
+        wait_for(job.future)
 
-    def _add(self, job: Job) -> Future[Any]:
+    def _add(self, job: Job) -> None:
         check_caller(self._thread)
         self._line.add(job)
-        return job.future
 
     @property
     def keeper(self) -> Keeper:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.model.inference import Inference, Task, Wave
 
+Model = TypeVar("Model", bound=Inference)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Calls that are served in turn; those behind them wait with nothing tokenized yet.
@@ -189,6 +192,50 @@ class Job:
         if self._flow is not None:
             self._flow.close()
         return True
+
+
+class Queue(ABC, Generic[Model]):
+    """Takes calls from any thread, for whoever has the model."""
+
+    @abstractmethod
+    def _add(self, job: Job) -> None:
+        """Let a call wait for its turn."""
+
+    def submit(
+        self, work: Callable[Concatenate[Model, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]:
+        """Queue *work*.
+
+        Args:
+            work: Takes the inference, then the other arguments; gives a result, or a flow that is
+                served step by step.
+            *args: Further arguments.
+            **kwargs: Further arguments.
+
+        Returns:
+            A future of what *work* gives; cancelling it gives up its place.
+
+        Raises:
+            WorkerError: If the encoder is closed, or what it needs is not in this process.
+        """
+        job = Job(lambda inference: work(inference, *args, **kwargs))
+        self._add(job)
+        return job.future
+
+    def run(
+        self, work: Callable[Concatenate[Model, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        """Queue *work* and wait for its result; as :meth:`submit`.
+
+        Args:
+            work: As for :meth:`submit`.
+            *args: Further arguments.
+            **kwargs: Further arguments.
+
+        Returns:
+            What *work* gives.
+        """
+        return wait_for(self.submit(work, *args, **kwargs))
 
 
 class LineClosedError(Exception):

@@ -183,7 +183,7 @@ def _facts(keeper: Keeper) -> ModelFacts:
         kept,
         weights_bytes(model),
         keeper.sample.held_bytes or 0,
-        keeper.canary(),
+        keeper.renewal.canary(),
     )
 
 

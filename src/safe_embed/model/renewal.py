@@ -1,0 +1,191 @@
+"""A fresh model or tokenizer in the place of one that has grown, if it is the same model.
+
+Everything here runs on the thread that the model is on, except the loading beside the old one.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from safe_embed.errors import ReloadError
+from safe_embed.memory.remedies import bound_tokenizer_cache, clear_tokenizer_cache
+from safe_embed.model.engine import Engine
+from safe_embed.model.loader import (
+    Loading,
+    ModelSource,
+    apply_settings,
+    set_tokenizer,
+    user_settings,
+    weights_bytes,
+)
+from safe_embed.pooling import normalize
+from safe_embed.types import FloatArray, MemorySample
+
+# How much more room a new model beside the old one must have than the first one was seen to take.
+_HEADROOM = 1.2
+# Without a model, a load is tried no more often than this.
+_RETRY_SECONDS = 10.0
+# A fresh model must give this text the vector that the old one gave.
+_CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
+_SAME_MODEL_COSINE = 0.9999
+
+
+class _Look(NamedTuple):
+    """By what a model is known: what users set on it, and the vector of the canary."""
+
+    settings: dict[str, Any]
+    canary: FloatArray
+
+
+class Renewal:
+    """Exchanges what an engine works with.
+
+    Args:
+        source: Where the model comes from.
+        engine: Whose model and tokenizer are exchanged.
+        measure: Takes a fresh measurement.
+        trim: Gives freed memory back.
+        load_bytes: What the first load was seen to take.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        engine: Engine,
+        measure: Callable[[], MemorySample],
+        trim: Callable[[], None],
+        *,
+        load_bytes: int,
+    ) -> None:
+        self._source = source
+        self._engine = engine
+        self._measure = measure
+        self._trim = trim
+        self._load_bytes = load_bytes
+        self._fingerprint = source.fingerprint()
+        self._lost: _Look | None = None
+        self._retry_at = 0.0
+
+    @property
+    def can_load(self) -> bool:
+        """Whether the model can be loaded here at all."""
+        return not self._source.is_loaded
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no model: the old one was dropped, and the new one is not there."""
+        return self._lost is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a lost model is to be loaded again."""
+        return self.is_lost and time.monotonic() >= self._retry_at
+
+    def tokenizer(self) -> None:
+        """Build the tokenizer anew from its own state, which holds no cache."""
+        dropped = _watched(self._engine.tokenizer)
+        fresh = deepcopy(self._engine.tokenizer)
+        bound_tokenizer_cache(fresh)
+        if self.can_load:  # a model that is shared keeps its own
+            set_tokenizer(self._engine.model, fresh)
+        self._engine.tokenizer = fresh
+        self._give_back(dropped)
+
+    def model(self, tokenizer: Any) -> Iterator[None]:
+        """Load the model anew: beside the old one while there is room for both, else after it.
+
+        Args:
+            tokenizer: The one to keep; ``None`` for a new one.
+
+        Yields:
+            Nothing, while the new model loads.
+
+        Raises:
+            ReloadError: If it is another model.
+        """
+        self._source.check_unchanged(self._fingerprint)
+        dropped = _watched(self._engine.model)
+        if self._lost is None and self._has_room():
+            loading = Loading(self._source, tokenizer)
+            while not loading.is_done():
+                yield
+            self._exchange(loading.result(), self._look())
+        else:
+            lost = self._lost or self._drop(tokenizer)
+            try:
+                self._exchange(self._source.load(tokenizer), lost)
+            finally:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if tokenizer is not None:
+            clear_tokenizer_cache(tokenizer)
+        self._give_back(dropped)
+
+    def canary(self, engine: Engine | None = None) -> FloatArray:
+        """Embed a fixed text, by which a model is known.
+
+        Args:
+            engine: With another model; ``None`` for the one that serves.
+
+        Returns:
+            A unit vector, shape (dimension,).
+        """
+        [vector] = (engine or self._engine).embed_now([_CANARY])
+        return normalize(vector)
+
+    def _exchange(self, model: Any, look: _Look) -> None:
+        """Put a fresh model in the place of the old one, if it is the same model."""
+        apply_settings(model, look.settings)
+        fresh = replace(self._engine, model=model, tokenizer=self._source.tokenizer_of(model))
+        canary = self.canary(fresh)
+        # Not `<`: a model that gives NaN is another one.
+        if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
+            raise ReloadError("The model that was loaded gives other vectors than the one before.")
+        bound_tokenizer_cache(fresh.tokenizer)
+        self._engine.model, self._engine.tokenizer = fresh.model, fresh.tokenizer
+        self._lost = None
+
+    def _has_room(self) -> bool:
+        """Whether two models fit, into the memory of the process and that of the device."""
+        sample = self._measure()
+        rooms = (
+            (sample.room_bytes, self._load_bytes),
+            (sample.device_free_bytes, weights_bytes(self._engine.model)),
+        )
+        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
+
+    def _look(self) -> _Look:
+        """Note what a fresh model must be like, at the last moment: users may change settings."""
+        return _Look(user_settings(self._engine.model), self.canary())
+
+    def _drop(self, tokenizer: Any) -> _Look:
+        """Let the old model go before the new one comes; calls wait meanwhile."""
+        self._lost = self._look()
+        dropped = _watched(self._engine.model)
+        self._engine.model = None  # type: ignore[assignment]
+        self._engine.tokenizer = tokenizer
+        self._give_back(dropped)
+        return self._lost
+
+    def _give_back(self, dropped: Callable[[], Any]) -> None:
+        """Trim after something was dropped, which must be gone by then.
+
+        Only what hangs in a cycle of a user's own making costs a full collection, which holds all
+        Python threads for a fifth of a second and more beside torch.
+        """
+        if dropped() is not None:
+            gc.collect()
+        self._trim()
+
+
+def _watched(thing: Any) -> Callable[[], Any]:
+    """Give a function that tells whether something is still there: a weak reference."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # the Rust tokenizer of a StaticEmbedding, which is in no cycle
+        return lambda: None
