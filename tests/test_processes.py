@@ -557,8 +557,8 @@ def test_what_leaks_in_native_memory_goes_with_its_process(
     saved: Path, reference: SafeEncoder
 ) -> None:
     """Megabytes with every batch: each process stays within the bound, and no call fails."""
-    calls, bound, enough = (2000, 300, 99) if FULL else (600, 256, 1)
-    loader = partial(process_models.leaking, str(saved), MIB if FULL else 2 * MIB)
+    calls, bound, leak, enough = (2000, 300, 1, 99) if FULL else (600, 256, 2, 1)
+    loader = partial(process_models.leaking, str(saved), leak * MIB)
     text = models.long_text(40)
     expected = reference.encode(text)
     grown: list[int] = []
@@ -574,7 +574,7 @@ def test_what_leaks_in_native_memory_goes_with_its_process(
     with SafeEncoder(loader, isolation="process", reload=policy) as encoder:
         # A leak that fills the bound sooner than a process can load is beyond any policy: one that
         # takes eight times as long, however slow the machine.
-        pace = max(0.1, 8 * (time.monotonic() - began) / 128)
+        pace = max(0.1, 8 * (time.monotonic() - began) * leak / bound)
         for _ in range(calls):
             started = time.monotonic()
             np.testing.assert_array_equal(expected, encoder.encode(text))
