@@ -24,6 +24,7 @@ html_theme = "furo"
 html_title = f"safe_embed {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 templates_path = ["_templates"]
 # No page is copied beside its HTML, and no index of words is kept that nobody reads.
 html_copy_source = False
