@@ -59,7 +59,8 @@ docs: .venv ## build the documentation into docs/_build/html, and run its exampl
 docs-open: docs ## build the documentation and serve it at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
 
-docs-check: docs ## look at every page of it in a headless Chromium, wide and narrow
+docs-check: .venv ## look at every page of it in a headless Chromium, wide and narrow
+	$(BIN)/sphinx-build -nqW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/_browser/check.py
 
 bench: .venv ## time what is worth timing; one JSON file a run into benchmarks/results

@@ -26,8 +26,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"
 templates_path = ["_templates"]
-# No page is copied beside its HTML, and no index of words is kept that nobody reads.
+# No page is copied beside its HTML.
 html_copy_source = False
+html_show_sphinx = False
 # Its words are cut as Japanese; what is not Japanese it leaves whole.
 html_search_language = "ja"
 

@@ -2,7 +2,7 @@
 
 What counts: errors in the console, missing images, images without an alternative text, links that
 lead nowhere in the site, a page that scrolls sideways, a wrong ``lang``, and Japanese lines that
-begin with a closing mark.
+begin with a closing mark, and a text that begins too far down.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from chromium import MISSING, Chromium, find_browser
 
 SITE = Path(__file__).parents[1] / "_build" / "html"
 WIDE, NARROW = (1280, 900), (390, 844)
+_MOST_TOP = 200  # where the text of a page begins
 
 # What a page tells of itself.
 LOOK = r"""(() => {
@@ -48,11 +49,14 @@ LOOK = r"""(() => {
   const width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth > width) {
     for (const one of document.querySelectorAll("article *")) {
-      if (one.getBoundingClientRect().right > width + 1) wide.push(one.tagName + "." + one.className);
+      const right = one.getBoundingClientRect().right;
+      if (right > width + 1) wide.push(one.tagName + "." + one.className);
     }
   }
   return {
     lang: document.documentElement.lang,
+    top: Math.round((document.querySelector("article") || document.body)
+      .getBoundingClientRect().top + scrollY),
     scroll: document.documentElement.scrollWidth - width,
     wide: wide.slice(0, 5),
     lonely: lonely.slice(0, 5),
@@ -67,7 +71,7 @@ Look = dict[str, Any]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         pass
 
 
@@ -102,6 +106,8 @@ def complaints(page: str, look: Look, size: str) -> list[str]:
     found = [f"{name}: {one}" for name in ("missing", "nameless", "lonely") for one in look[name]]
     if look["scroll"] > 0:
         found.append(f"scrolls sideways by {look['scroll']} px: {', '.join(look['wide'])}")
+    if look["top"] > _MOST_TOP:
+        found.append(f"begins only after {look['top']} px")
     if look["lang"] != ("ja" if page.startswith("ja/") else "en"):
         found.append(f"lang is {look['lang']!r}")
     return [f"{page} ({size}): {one}" for one in found]

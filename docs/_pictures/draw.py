@@ -30,28 +30,32 @@ def draw(picture: dict[str, Any], language: str) -> str:
     """
     rows = picture["rows"]
     height = _TOP + _ROW * len(rows) + 8
-    title, note = escape(picture["title"][language]), escape(picture["note"][language])
+    size, box = f'width="{_WIDTH}" height="{height}"', f'viewBox="0 0 {_WIDTH} {height}"'
+    title = escape(picture["title"][language])
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-        f'width="{_WIDTH}" height="{height}" role="img" font-family="{_FONT}" lang="{language}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box} {size} role="img"',
+        f'  lang="{language}" font-family="{_FONT}">',
         f"<title>{title}</title>",
         f"<desc>{escape(picture['source'])}</desc>",
-        f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="#fff"/>',
-        f'<text x="{_LEFT}" y="30" font-size="18" font-weight="600" fill="#1b1b1b">{title}</text>',
-        f'<text x="{_LEFT}" y="51" font-size="14" fill="#555">{note}</text>',
+        f'<rect {size} rx="8" fill="#fff"/>',
+        _text(_LEFT, 30, title, 'font-size="18" font-weight="600"'),
+        _text(_LEFT, 51, escape(picture["note"][language]), 'font-size="14"'),
     ]
     for number, row in enumerate(rows):
         top = _TOP + _ROW * number
         width = max(1.5, _BAR * row["value"] / picture["most"])
+        value = picture["form"].format(row["value"])
         lines += [
-            f'<text x="{_LEFT}" y="{top + 16}" font-size="16" fill="#1b1b1b">'
-            f"{escape(row[language])}</text>",
-            f'<rect x="{_LEFT}" y="{top + 23}" width="{width:.1f}" height="17" rx="2" '
-            f'fill="{_COLOURS[row["kind"]]}"/>',
-            f'<text x="{_LEFT + width + 7:.1f}" y="{top + 37}" font-size="16" font-weight="600" '
-            f'fill="#1b1b1b">{picture["form"].format(row["value"])}</text>',
+            _text(_LEFT, top + 16, escape(row[language]), 'font-size="16"'),
+            f'<rect x="{_LEFT}" y="{top + 23}" width="{width:.1f}" height="17" rx="2"',
+            f'  fill="{_COLOURS[row["kind"]]}"/>',
+            _text(_LEFT + width + 7, top + 37, value, 'font-size="16" font-weight="600"'),
         ]
     return "\n".join([*lines, "</svg>", ""])
+
+
+def _text(x: float, y: float, words: str, style: str) -> str:
+    return f'<text x="{x:.1f}" y="{y}" fill="#1b1b1b" {style}>{words}</text>'
 
 
 def pictures() -> dict[Path, str]:

@@ -61,7 +61,7 @@ def one_language(navigation: str, *, japanese: bool) -> str:
     """Keep the parts of the sidebar that are captioned in the language of the page.
 
     Args:
-        navigation: The sidebar of the theme: captions, each with its list.
+        navigation: The tree of the theme: captions, each with its list.
         japanese: Whether the Japanese ones are to be kept.
 
     Returns:
@@ -69,8 +69,7 @@ def one_language(navigation: str, *, japanese: bool) -> str:
     """
     parts = _SECTION.split(navigation)
     kept = [part for part in parts[1:] if japanese == bool(_JAPANESE.search(_caption(part)))]
-    end = "" if parts[-1:] == kept[-1:] else "</div>"
-    return parts[0] + "".join(kept) + end
+    return parts[0] + "".join(kept)
 
 
 def _caption(part: str) -> str:
