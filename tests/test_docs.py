@@ -71,7 +71,10 @@ def is_copy(page: Path) -> bool:
 
 # Pages that show how an encoder is made, again and again: a small model will do. All others run on
 # the offline one.
-MAKING = {"index", "incident", "ja/splitting", "memory", "processes"}
+MAKING = {
+    *("index", "incident", "ja/splitting", "memory", "processes"),
+    *("recipes/macos", "recipes/modes"),
+}
 WITH_PYTHON = [page for page in PAGES if fences(page, "python")]
 
 
@@ -81,7 +84,7 @@ def run(page: Path, folder: Path, model: str) -> ModuleType:
     Long texts are shorter, but still longer than the model reads.
     """
     code = program(page).replace("cl-nagoya/ruri-v3-30m", model)
-    code = re.sub(r"cuda:\d", "cpu", code)
+    code = re.sub(r"cuda:\d", "cpu", code).replace("workers=2", "workers=1")
     code = re.sub(r'"長い文書です。" \* \d+', '"長い文書です。" * 120', code)
     path = folder / f"page_{name(page).replace('/', '_').replace('-', '_')}.py"
     path.write_text(GIVEN + code, encoding="utf-8")
