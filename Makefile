@@ -6,7 +6,7 @@ BIN := .venv/bin
 OLDEST := sentence-transformers==5.1.2 transformers==4.46.3 tokenizers==0.20.3
 OLDEST_BIN := .venv-oldest/bin
 
-.PHONY: help .venv demo test test-oldest check lint docs bench clean
+.PHONY: help .venv demo test test-oldest check lint docs docs-open docs-check bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -24,7 +24,7 @@ demo: .venv ## answer Japanese questions from the manual with the offline model
 	$(BIN)/safe-embed demo
 
 # Nothing that is tested may reach for a model hub. The tests come last: their summary stays in sight.
-test docs bench: export HF_HUB_OFFLINE = 1
+test docs docs-open docs-check bench: export HF_HUB_OFFLINE = 1
 test: check docs ## everything: check, docs, the tests and the doctests
 	$(BIN)/pytest
 
@@ -55,6 +55,13 @@ lint: .venv ## format, style, docstrings, metadata, spelling; the pre-commit hoo
 docs: .venv ## build the documentation into docs/_build/html, and run its examples
 	$(BIN)/sphinx-build -EnW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/sphinx-build -nW --keep-going -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+
+docs-open: docs ## build the documentation and serve it at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+
+docs-check: .venv ## look at every page of it in a headless Chromium, wide and narrow
+	$(BIN)/sphinx-build -nqW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/_browser/check.py
 
 bench: .venv ## time what is worth timing; one JSON file a run into benchmarks/results
 	$(BIN)/pytest benchmarks --timeout=0 --benchmark-only --benchmark-autosave --benchmark-save-data \

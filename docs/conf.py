@@ -1,6 +1,10 @@
 """Sphinx configuration."""
 
+import sys
 from importlib.metadata import version as _version
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent / "_sphinx"))
 
 project = "safe_embed"
 author = "The safe_embed authors"
@@ -9,6 +13,7 @@ release = _version("safe-embed")
 version = release.rpartition(".")[0]
 
 extensions = [
+    "languages",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
@@ -17,6 +22,18 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"safe_embed {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
+templates_path = ["_templates"]
+# No page is copied beside its HTML.
+html_copy_source = False
+html_show_sphinx = False
+# Its words are cut as Japanese; what is not Japanese it leaves whole.
+html_search_language = "ja"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3  # [text](page.md#heading) is checked
 
 # Types stand in the signatures alone, and so do the parameters of a constructor.
 autodoc_member_order = "bysource"
