@@ -26,7 +26,10 @@ from safe_embed.memory import policies
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+# Not what is built, nor what pages include.
+PAGES = [
+    path for path in sorted(DOCS.rglob("*.md")) if "/_" not in path.as_posix()[len(str(DOCS)) :]
+]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 # What pages take for granted, as their readers do.
