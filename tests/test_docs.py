@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,8 @@ def run(page: Path, folder: Path, model: str) -> ModuleType:
     """
     code = program(page).replace("cl-nagoya/ruri-v3-30m", model)
     code = re.sub(r"cuda:\d", "cpu", code).replace("workers=2", "workers=1")
+    if int(version("transformers").partition(".")[0]) < 5:
+        code = code.replace('{"dtype":', '{"torch_dtype":')  # as the page says
     code = re.sub(r'"長い文書です。" \* \d+', '"長い文書です。" * 120', code)
     path = folder / f"page_{name(page).replace('/', '_').replace('-', '_')}.py"
     path.write_text(GIVEN + code, encoding="utf-8")
