@@ -14,11 +14,14 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from memory_worker import Forks
 from safe_embed.offline import model_path
 
 Records = Callable[[str], list[dict[str, Any]]]
 T = TypeVar("T")
 
+# Of another environment, with the oldest stack that is supported; `make test-oldest` makes it.
+OLDEST = Path(__file__).parents[1] / ".venv-oldest" / "bin" / "python"
 SIZES = ("smoke", "normal", "full")
 # Every choice by chance starts from it.
 SEED = 0
@@ -55,7 +58,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what this size leaves out: the mark ``sizes`` names those that take a test."""
     size = config.getoption("--size")
     left = [
-        item for item in items if (mark := item.get_closest_marker("sizes")) and size not in mark.args
+        item
+        for item in items
+        if (mark := item.get_closest_marker("sizes")) and size not in mark.args
     ]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
@@ -70,7 +75,9 @@ def pytest_benchmark_update_machine_info(
     machine_info.pop("node", None)
     cpu = machine_info["cpu"]
     machine_info["cpu"] = {
-        name: cpu[name] for name in ("brand_raw", "arch", "count", "l2_cache_size", "flags") if name in cpu
+        name: cpu[name]
+        for name in ("brand_raw", "arch", "count", "l2_cache_size", "flags")
+        if name in cpu
     }
     machine_info |= {
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
@@ -129,6 +136,12 @@ def model_folder(size: Size, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shallow(whole, tmp_path_factory.mktemp("shallow"))
 
 
+@pytest.fixture(scope="session")
+def short_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of the offline model with its tokenizer, which any stack can load."""
+    return shallow(model_path(), tmp_path_factory.mktemp("short"))
+
+
 def shallow(whole: Path, folder: Path, layers: int = 2) -> Path:
     """Make a folder of links to a model, in which it has so many layers only."""
     for file in whole.iterdir():
@@ -143,6 +156,19 @@ def shallow(whole: Path, folder: Path, layers: int = 2) -> Path:
 def model(model_folder: Path) -> SentenceTransformer:
     """The offline model, plain: the control."""
     return SentenceTransformer(str(model_folder), device="cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks(size: Size) -> Iterator[dict[str, Forks]]:
+    """For a smoke run what runs scenarios in forks, for each stack; ready when it is needed."""
+    found = {}
+    if size.name == "smoke":
+        found["current"] = Forks()
+        if OLDEST.exists():
+            found["oldest"] = Forks(str(OLDEST))
+    yield found
+    for one in found.values():
+        one.close()
 
 
 @pytest.fixture(autouse=True)

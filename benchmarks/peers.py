@@ -111,7 +111,9 @@ def splitters(tokenizer: Any, max_tokens: int) -> dict[str, Callable[[], Split]]
     }
 
 
-def faults(tokenizer: Any, texts: Iterable[str], cut: Iterable[list[str]], cap: int) -> dict[str, int]:
+def faults(
+    tokenizer: Any, texts: Iterable[str], cut: Iterable[list[str]], cap: int
+) -> dict[str, int]:
     """Count what a splitter made, and where it broke the rules that ours keeps.
 
     Args:

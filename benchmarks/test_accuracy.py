@@ -206,4 +206,6 @@ def test_similarity(
         "largest_difference": float(np.abs(control - ours).max()),
     }
     print(f"\n{source}: {benchmark.extra_info}")
-    expect(benchmark.extra_info, spearman=(size.pick(-1, 0.2, 0.2), 1), largest_difference=(0, 1e-5))
+    expect(
+        benchmark.extra_info, spearman=(size.pick(-1, 0.2, 0.2), 1), largest_difference=(0, 1e-5)
+    )
