@@ -72,7 +72,9 @@ def pytest_benchmark_update_machine_info(
     """Say what figures depend on, and nothing that tells whose machine it was."""
     import torch
 
-    machine_info.pop("node", None)
+    for name in ("node", "python_build", "python_compiler", "processor"):
+        machine_info.pop(name, None)
+    machine_info["release"] = machine_info["release"].partition("-")[0]
     cpu = machine_info["cpu"]
     machine_info["cpu"] = {
         name: cpu[name]

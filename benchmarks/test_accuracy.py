@@ -169,7 +169,8 @@ def test_retrieval(
         "form": form,
         "documents": len(task.documents),
         "questions": len(task.questions),
-        "chars": sum(map(len, task.documents)),
+        "shortest_chars": min(map(len, task.documents)),
+        "longest_chars": max(map(len, task.documents)),
         "chunks": sum(len(vectors) for vectors, _ in chunked),
         "arms": found,
     }
