@@ -29,7 +29,7 @@ ARMS = {
     "reload and trim": "a new model every 25 calls, with a trim",
     "no policy": "safe_embed, `reload=None`",
     "default policy": "safe_embed, default policy",
-    "process": "safe_embed, default policy, `isolation=\"process\"`",
+    "process": 'safe_embed, default policy, `isolation="process"`',
 }
 SOURCES = {
     "jaquad_dev": "JaQuAD dev, whole articles",
@@ -45,9 +45,7 @@ CONTROL_FORM = "truncated by sentence-transformers"
 
 def of(run: Run, test: str) -> list[Info]:
     """Give what a test noted, for each of its parameters, in order."""
-    return [
-        one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test
-    ]
+    return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -78,12 +76,16 @@ def conditions(run: Run) -> str:
     native = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in cpu.get("flags", ())]
     gpu = f", {machine['cuda']}" if machine["cuda"] else ", no GPU"
     lines = [
-        f"- {cpu.get('brand_raw', 'unknown processor')} ({', '.join(native) or 'no bfloat16'}), "
-        f"{machine['cores']} cores, {machine['torch_threads']} threads in torch, "
-        f"{machine['memory_gb']:.0f} GB{gpu}; {machine['system']} {machine['release']}, "
-        f"Python {machine['python_version']}",
-        f"- commit `{commit['id'][:12]}`{' with changes' if commit['dirty'] else ''}, "
-        f"{run['datetime'][:10]}, size “{machine['size']}”, seed {machine['seed']}",
+        (
+            f"- {cpu.get('brand_raw', 'unknown processor')} ({', '.join(native) or 'no bfloat16'}), "
+            f"{machine['cores']} cores, {machine['torch_threads']} threads in torch, "
+            f"{machine['memory_gb']:.0f} GB{gpu}; {machine['system']} {machine['release']}, "
+            f"Python {machine['python_version']}"
+        ),
+        (
+            f"- commit `{commit['id'][:12]}`{' with changes' if commit['dirty'] else ''}, "
+            f"{run['datetime'][:10]}, size “{machine['size']}”, seed {machine['seed']}"
+        ),
         "- " + ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
     ]
     if oldest := [one for one in of(run, "test_remedies") if one["stack"] == "oldest"]:
@@ -265,7 +267,9 @@ def threads(run: Run) -> str:
     rows = [
         [ARMS[one["arm"]], number(one["growth_mb"]), one["more_native_threads"]] for one in found
     ]
-    first = table([f"{found[0]['callers']} calling threads", "MB more", "native threads more"], rows)
+    first = table(
+        [f"{found[0]['callers']} calling threads", "MB more", "native threads more"], rows
+    )
     peaks = of(run, "test_peak")
     rows = [
         [ARMS[one["arm"]], number(one["peak_over_base_mb"], 0), number(one["end_mb"], 0)]
@@ -278,7 +282,7 @@ def threads(run: Run) -> str:
     steps = ("bare", "loaded", "worked", "dropped", "again")
     head = ["MB", "imports", "with the model", "after work", "dropped and trimmed", "loaded again"]
     third = table(head, [["by hand", *(number(back[step] / 1e6, 0) for step in steps)]])
-    return "\n\n".join((first, second, third))
+    return f"{first}\n\n{second}\n\n{third}"
 
 
 def retrieval(run: Run) -> str:
@@ -419,7 +423,12 @@ README_ROWS = (
         "truncated at 512 tokens, as sentence-transformers does",
         "512トークンで切り詰め（sentence-transformers の動作）",
     ),
-    ("480 tokens", "mean", "mean of its chunks (up to 480 tokens)", "チャンクの平均（480トークンまで）"),
+    (
+        "480 tokens",
+        "mean",
+        "mean of its chunks (up to 480 tokens)",
+        "チャンクの平均（480トークンまで）",
+    ),
     (
         "480 tokens",
         "best chunk",
@@ -436,16 +445,23 @@ README_ROWS = (
 )
 README_WORDS = {
     "en": (
-        "{documents} Japanese articles of {shortest} to {longest} characters, {questions} questions:",
+        (
+            "{documents} Japanese articles of {shortest} to {longest} characters, "
+            "{questions} questions:"
+        ),
         "What stands for a document",
-        "Source: `make bench`, [the run](benchmarks/results/published.json) on {cores} cores; "
-        "JaQuAD dev, multilingual-e5-small. [All benchmarks](docs/benchmarks.md).",
+        (
+            "Source: `make bench`, [the run](benchmarks/results/published.json) on {cores} cores; "
+            "JaQuAD dev, multilingual-e5-small. [All benchmarks](docs/benchmarks.md)."
+        ),
     ),
     "ja": (
         "日本語の記事{documents}本（{shortest}字から{longest}字）、質問{questions}問での測定です。",
         "文書の表し方",
-        "出典は `make bench`（[測定記録](benchmarks/results/published.json)、{cores}コア、JaQuAD dev、"
-        "multilingual-e5-small）。[測定のすべて](docs/benchmarks.md)（英語）。",
+        (
+            "出典は `make bench`（[測定記録](benchmarks/results/published.json)、{cores}コア、"
+            "JaQuAD dev、multilingual-e5-small）。[測定のすべて](docs/benchmarks.md)（英語）。"
+        ),
     ),
 }
 

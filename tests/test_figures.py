@@ -79,7 +79,7 @@ def test_medians_come_from_the_samples() -> None:
             assert arm["median_seconds"] == pytest.approx(statistics.median(arm["seconds"]))
 
 
-@pytest.mark.parametrize("name", ["arms", "incident", "limit", "report", "test_accuracy"])
+@pytest.mark.parametrize("name", ["arms", "incident", "limit", "ranking", "report"])
 def test_examples(name: str) -> None:
     """The examples in the docstrings of the benchmarks hold."""
     results = doctest.testmod(importlib.import_module(name))
