@@ -6,7 +6,12 @@ BIN := .venv/bin
 OLDEST := sentence-transformers==5.1.2 transformers==4.46.3 tokenizers==0.20.3
 OLDEST_BIN := .venv-oldest/bin
 
-.PHONY: help .venv demo test test-oldest check lint docs docs-open docs-check bench clean
+# The JSON of a run of the benchmarks.
+RUN ?= benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json
+BENCH = $(BIN)/pytest --benchmark-only --benchmark-columns=median,rounds
+
+.PHONY: help .venv demo test test-oldest check lint docs docs-open docs-check bench bench-smoke \
+	bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -24,7 +29,8 @@ demo: .venv ## answer Japanese questions from the manual with the offline model
 	$(BIN)/safe-embed demo
 
 # Nothing that is tested may reach for a model hub. The tests come last: their summary stays in sight.
-test docs docs-open docs-check bench: export HF_HUB_OFFLINE = 1
+test docs docs-open docs-check: export HF_HUB_OFFLINE = 1
+bench bench-smoke-speed bench-smoke-memory bench-full: export HF_HUB_OFFLINE = 1
 test: check docs ## everything: check, docs, the tests and the doctests
 	$(BIN)/pytest
 
@@ -63,9 +69,28 @@ docs-check: .venv ## look at every page of it in a headless Chromium, wide and n
 	$(BIN)/sphinx-build -nqW --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/_browser/check.py
 
-bench: .venv ## time what is worth timing; one JSON file a run into benchmarks/results
-	$(BIN)/pytest benchmarks --timeout=0 --benchmark-only --benchmark-autosave --benchmark-save-data \
-		--benchmark-storage=file://benchmarks/results
+# Whom the benchmarks compare with, into the same environment.
+.venv/bench-installed: .venv/installed
+	$(BIN)/pip install --constraint constraints.txt --group bench
+	touch $@
+
+# In two halves side by side: most of it is imports and loads, on one core.
+bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?
+	$(MAKE) --jobs=2 --output-sync=target bench-smoke-speed bench-smoke-memory
+
+bench-smoke-speed: TESTS = accuracy speed processes
+bench-smoke-memory: TESTS = memory reload
+bench-smoke-speed bench-smoke-memory:
+	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120
+
+bench: .venv/bench-installed .venv-oldest/installed ## the benchmarks, under 40 minutes; one JSON a run into benchmarks/results
+	$(BENCH) benchmarks --size=normal --timeout=0 --benchmark-json=$(RUN)
+
+bench-full: .venv/bench-installed .venv-oldest/installed ## the benchmarks on all data; hours
+	$(BENCH) benchmarks --size=full --timeout=0 --benchmark-json=$(RUN)
+
+figures: .venv ## benchmarks/results/published.json into docs/_figures and the READMEs
+	$(BIN)/python benchmarks/report.py
 
 clean: ## remove the environment and everything that was built
 	rm -rf .venv .venv-oldest .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build

@@ -1,6 +1,7 @@
 """Processes whose memory is measured; tests/test_flat.py and the benchmarks run them.
 
-:func:`measure` runs a scenario, one of the functions below, in a fresh process. Sizes are RssAnon.
+:func:`measure` runs a scenario, one of the functions below, in a fresh process, of this stack or of
+another; :class:`Forks` runs them in forks, to see quickly that they run. Sizes are RssAnon.
 """
 
 from __future__ import annotations
@@ -13,54 +14,120 @@ import queue
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from incident import pieces as incident_pieces
 from safe_embed import MemoryGrowth, SafeEncoder
-from safe_embed.memory.sampling import anonymous_bytes, take_sample, trim_heap
+from safe_embed.memory.sampling import anonymous_bytes, parse_status, take_sample, trim_heap
 from safe_embed.types import Event, Reason, Rung, Usage
 
 # What embeds: upstream's own way is the control; then ours with no policy, and with the default.
 ARMS = ("raw", "no policy", "default policy")
+# The remedies that users build around upstream, one at a time, and ours.
+REMEDIES = ("raw", "split", "trim", "reload", "reload and trim", "default policy", "process")
+RELOAD_EVERY_CALLS = 25  # the incident's worker did so every 10 calls
 # Texts that the tokenizer of the oldest stack remembers: long runs without a blank.
 LONG_RUNS: dict[str, Any] = {"shortest": 200, "blanks": False}
 WARM_UP_CALLS = 20
 POINTS = 200
+STACK = ("torch", "sentence-transformers", "transformers", "tokenizers")
 MIB = 2**20
 
 
-def measure(scenario: str, model: Path, **options: Any) -> dict[str, Any]:
+def measure(
+    scenario: str, model: Path, *, python: str = sys.executable, **options: Any
+) -> dict[str, Any]:
     """Run a scenario in a process of its own.
 
     Args:
         scenario: Name of a function of this file.
         model: Folder of a model.
+        python: The interpreter: that of another environment for another stack.
         **options: Further arguments.
 
     Returns:
         What the function gives.
     """
-    told = json.dumps({"model": str(model), **options})
-    # Two threads everywhere: with one, upstream has no native threads that could pile up.
-    # They sleep while they wait: on a busy machine they would wait for each other for ever.
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "passive",
-    }
-    command = [sys.executable, __file__, scenario, told]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    command = [python, __file__, scenario, json.dumps({"model": str(model), **options})]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=_environment())
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _environment() -> dict[str, str]:
+    # Two threads everywhere: with one, upstream has no native threads that could pile up.
+    # They sleep while they wait: on a busy machine they would wait for each other for ever.
+    return os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+class Forks:
+    """A process that has imported everything, and forks for each scenario: quick, not clean.
+
+    A fork has what the imports left in memory, and nothing of earlier scenarios.
+
+    Args:
+        python: The interpreter.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._process = subprocess.Popen(
+            [python, __file__, "forks", "{}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=_environment(),
+        )
+
+    def measure(self, scenario: str, model: Path, **options: Any) -> dict[str, Any]:
+        """Run a scenario in a fork; the same as the function :func:`measure`."""
+        assert self._process.stdin
+        assert self._process.stdout
+        told = {"scenario": scenario, "model": str(model), **options}
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        if "failed" in found:
+            raise RuntimeError(found["failed"])
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def forks() -> None:
+    """Run what stdin names, a line each, in forks of this process: one line of JSON each."""
+    import sentence_transformers
+
+    assert sentence_transformers
+    for line in sys.stdin:
+        told = json.loads(line)
+        if not (child := os.fork()):
+            try:
+                answer = json.dumps(scenario_of(told.pop("scenario"))(**told))
+            except BaseException:  # noqa: BLE001 whatever it is, the benchmark is told
+                answer = json.dumps({"failed": traceback.format_exc()[-3000:]})
+            os.write(1, f"{answer}\n".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 def texts(
@@ -97,28 +164,67 @@ def documents(count: int, longest: int = 14_500) -> list[str]:
     return [fitting[at * len(fitting) // count] for at in range(count)]
 
 
-def held() -> int:
-    """RssAnon as it is."""
+def held(encoder: Any = None) -> int:
+    """RssAnon as it is, with that of the encoder's own processes."""
     found = anonymous_bytes()
     if found is None:
         raise SystemExit("the system does not tell RssAnon")
-    return found
+    workers = encoder.stats.workers if isinstance(encoder, SafeEncoder) else ()
+    return found + sum(_status(one.pid)["RssAnon"] for one in workers)
 
 
-def trimmed() -> int:
-    """RssAnon without garbage and free blocks."""
+def _status(pid: int | str = "self") -> dict[str, int]:
+    return parse_status(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+
+
+def trimmed(encoder: Any = None) -> int:
+    """RssAnon without garbage and free blocks; an encoder's own processes are left as they are."""
     gc.collect()
     trim_heap()
-    return held()
+    return held(encoder)
+
+
+class Upstream:
+    """sentence-transformers, and a remedy that its users build around it.
+
+    Args:
+        model: Folder of the model.
+        remedy: An arm: "raw" for none; "split" cuts texts as the incident did.
+    """
+
+    def __init__(self, model: str, remedy: str) -> None:
+        self._path, self._remedy, self._calls = model, remedy, 0
+        self._load()
+
+    def _load(self) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._model: Any = None  # the old one goes first
+        if self._remedy == "reload and trim":
+            gc.collect()
+            trim_heap()
+        self._model = SentenceTransformer(self._path, device="cpu")
+
+    def encode(self, text: Any) -> Any:
+        """Embed, then do what the remedy does."""
+        if self._remedy == "split":
+            return self._model.encode(incident_pieces(text)).mean(axis=0)
+        found = self._model.encode(text)
+        self._calls += 1
+        if self._remedy == "trim":
+            trim_heap()
+        if self._remedy.startswith("reload") and self._calls % RELOAD_EVERY_CALLS == 0:
+            self._load()
+        return found
 
 
 def load(model: str, arm: str) -> Any:
     """Load what the arm embeds with."""
-    if arm == "raw":
-        from sentence_transformers import SentenceTransformer
-
-        return SentenceTransformer(model, device="cpu")
-    return SafeEncoder(model, reload=None if arm == "no policy" else "default", device="cpu")
+    if arm in {"raw", "split", "trim", "reload", "reload and trim"}:
+        return Upstream(model, arm)
+    isolation: Any = "process" if arm == "process" else "none"
+    policy: Any = None if arm == "no policy" else "default"
+    return SafeEncoder(model, reload=policy, isolation=isolation, device="cpu")
 
 
 def remedies(encoder: Any) -> list[str]:
@@ -138,21 +244,26 @@ def growth(
     waiting = texts(WARM_UP_CALLS + calls, **of_texts)
     for text in islice(waiting, WARM_UP_CALLS):
         encoder.encode(text)
-    base = trimmed()
+    base = trimmed(encoder)
     curve: list[tuple[int, int]] = []
+    started = time.monotonic()
     for number, text in enumerate(waiting):
         encoder.encode(text)
         if number % max(1, calls // POINTS) == 0:
-            curve.append((number, held()))
+            curve.append((number, held(encoder)))
+    seconds = time.monotonic() - started
     if hoard:
         _hoarding_model(encoder)
         _hoarding_tokenizer(encoder)
-    end = trimmed()
+    kept, end = held(encoder), trimmed(encoder)
     sizes = [size for _, size in curve]
     tenth = max(1, len(sizes) // 10)
     found: dict[str, Any] = {
+        "versions": {name: version(name) for name in STACK},
+        "seconds": round(seconds, 2),
         "base_bytes": base,
         "end_bytes": end,
+        "kept_mb": round((kept - base) / 1e6, 1),  # before that trim
         # What no trim gives back; and while calls go on: the last tenth over the first.
         "growth_mb": round((end - base) / 1e6, 1),
         "running_growth_mb": round((median(sizes[-tenth:]) - median(sizes[:tenth])) / 1e6, 1),
@@ -161,9 +272,11 @@ def growth(
         "remedies": remedies(encoder),
         "curve": curve,
     }
-    if arm != "raw":
+    if arm in ARMS[1:]:
         encoder.reload()
         found["reloaded_bytes"] = held()
+    if isinstance(encoder, SafeEncoder):
+        encoder.close()
     return found
 
 
@@ -239,10 +352,72 @@ def tokenize(model: str, count: int, **of_texts: Any) -> dict[str, float]:
     return {"growth_mb": (trimmed() - base) / 1e6}
 
 
-def peak(model: str, arm: str, count: int) -> dict[str, Any]:
+def sections(count: int, longest: int | None = None) -> list[str]:
+    """Sections of technical documents, of all lengths, evenly spread over the file."""
+    path = Path(os.environ["SAFE_EMBED_DATA"]) / "debian_ja_sections.jsonl"
+    rows = [json.loads(line)["text"][:longest] for line in path.open(encoding="utf-8")]
+    return [rows[at * len(rows) // count] for at in range(count)]
+
+
+def incident(
+    model: str, arm: str, part: str, calls: int, longest: int | None = None
+) -> dict[str, Any]:
+    """Replay the incident: sections one by one; *part* is "encode", "store", "both" or "alone".
+
+    "alone" is the model with other texts, all of one length.
+    """
+    encoder = load(model, arm)
+    waiting = sections(WARM_UP_CALLS + calls, longest)
+    if part == "alone":
+        pool, length = "".join(waiting), len("".join(waiting)) // len(waiting)
+        waiting = [pool[at * length : (at + 1) * length] for at in range(len(waiting))]
+    vector = encoder.encode(waiting[0])
+    with tempfile.TemporaryDirectory() as folder:
+        kind, add = store(Path(folder)) if part in {"store", "both"} else ("none", None)
+        sizes: list[tuple[int, int]] = []
+        for text in waiting:
+            if part != "store":
+                vector = encoder.encode(text)
+            if add:
+                add(text, vector)
+            status = _status()
+            sizes.append((status["VmRSS"], status["RssAnon"]))
+    (rss, anonymous), (rss_end, anonymous_end) = sizes[WARM_UP_CALLS - 1], sizes[-1]
+    return {
+        "store": kind,
+        "rss_mb_a_call": round((rss_end - rss) / 1e6 / calls, 3),
+        "anonymous_mb_a_call": round((anonymous_end - anonymous) / 1e6 / calls, 3),
+        "largest_growth_mb": round((max(size for _, size in sizes) - anonymous) / 1e6, 1),
+        "trimmed_mb_a_call": round((trimmed() - anonymous) / 1e6 / calls, 3),
+        "native_threads": take_sample().native_threads,
+        "curve": [(at, size) for at, (_, size) in enumerate(sizes)],
+    }
+
+
+def store(folder: Path) -> tuple[str, Callable[[str, Any], object]]:
+    """Give what rows are kept in, LanceDB if it is there, and a function that adds one."""
+    try:
+        import lancedb
+    except ImportError:
+        rows = (folder / "rows.jsonl").open("a", encoding="utf-8")
+        return "a file", lambda text, vector: rows.write(json.dumps([text, vector.tolist()]))
+    base = lancedb.connect(folder)
+    tables: list[Any] = []
+
+    def add(text: str, vector: Any) -> None:
+        row = [{"text": text, "vector": vector}]
+        if tables:
+            tables[0].add(row)
+        else:
+            tables.append(base.create_table("rows", row))
+
+    return "LanceDB", add
+
+
+def peak(model: str, arm: str, count: int, longest: int = 14_500) -> dict[str, Any]:
     """Embed documents one by one, and watch how high RssAnon goes in between."""
     encoder = load(model, arm)
-    waiting = documents(count)
+    waiting = documents(count, longest)
     encoder.encode(min(waiting, key=len))
     base = highest = trimmed()
     is_over = threading.Event()
@@ -279,7 +454,9 @@ class OnRequest:
         return None if rung is None else Reason("measured", rung=rung)
 
 
-def delay(model: str, rung: str, way: str, repeats: int) -> dict[str, Any]:
+def delay(
+    model: str, rung: str, way: str, repeats: int, pause_seconds: float = 1
+) -> dict[str, Any]:
     """Take a rung again and again while a caller embeds one short text after the other.
 
     *rung* is a name, or "by hand" for the full reload of :meth:`SafeEncoder.reload`; *way* says
@@ -303,7 +480,7 @@ def delay(model: str, rung: str, way: str, repeats: int) -> dict[str, Any]:
         caller = threading.Thread(target=call)
         caller.start()
         for _ in range(repeats):
-            time.sleep(1)  # as things are without a remedy
+            time.sleep(pause_seconds)  # as things are without a remedy
             if rung == "by hand":
                 encoder.reload()
             else:
@@ -400,13 +577,21 @@ def planted(model: str, plant: str) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = (growth, threads, give_back, tokenize, peak, delay, planted)
+SCENARIOS = (growth, threads, give_back, tokenize, peak, delay, planted, incident)
+
+
+def scenario_of(name: str) -> Callable[..., dict[str, Any]]:
+    """Give the function of that name."""
+    [found] = [one for one in SCENARIOS if one.__name__ == name]
+    return found
 
 
 def main(name: str, options: str) -> None:
     """Run one scenario, and print what it found."""
-    [scenario] = [one for one in SCENARIOS if one.__name__ == name]
-    print(json.dumps(scenario(**json.loads(options))))
+    if name == "forks":
+        forks()
+    else:
+        print(json.dumps(scenario_of(name)(**json.loads(options))))
 
 
 if __name__ == "__main__":

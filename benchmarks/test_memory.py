@@ -1,75 +1,154 @@
 """Does a worker stay flat, and how high does it go in between? Each in a process of its own.
 
-``make bench`` runs this with the pinned versions; the tokenizer that remembers long words is in the
-oldest stack: ``.venv-oldest/bin/pytest benchmarks/test_memory.py --timeout=0 --benchmark-only``.
+The same on the oldest stack that is supported, whose tokenizer remembers long words, where
+``make test-oldest`` has made its environment.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import incident
 import models
-from memory_worker import ARMS, LONG_RUNS, measure
+from conftest import OLDEST, Size, expect
+from memory_worker import ARMS, LONG_RUNS, REMEDIES, Forks, measure
 from safe_embed.offline import model_path
 
 pytestmark = pytest.mark.usefixtures("records")  # skips where there are no data
 
-VERSIONS = {
-    name: version(name) for name in ("torch", "sentence-transformers", "transformers", "tokenizers")
-}
+Measure = Callable[..., dict[str, Any]]
+SMOKE_ARMS = ("raw", "default policy", None)
+STACKS = ("current", "oldest")
+# What any process of this kind stays within, on any machine.
+SANE_MB = (-2_000, 20_000)
+
 needs_modernbert = pytest.mark.skipif(
     not models.HAS_MODERNBERT, reason="ModernBERT came with transformers 4.48"
 )
 
 
-def run(benchmark: BenchmarkFixture, scenario: str, model: str, **options: Any) -> None:
-    """Run a scenario of the worker once, and note what it found."""
-    folder: Path = model_path() if model == "offline" else models.saved(model, model_path())
-    found = benchmark.pedantic(measure, (scenario, folder), options, rounds=1)
-    benchmark.extra_info |= {**VERSIONS, "model": model, **options, **found}
-    figures = {name: value for name, value in found.items() if not isinstance(value, list)}
-    print(f"\n{scenario} {model} {options}: {figures}")
+@pytest.fixture(scope="module")
+def measures(size: Size, forks: dict[str, Forks]) -> dict[str, Measure]:
+    """For each stack what runs a scenario in a process of its own; for a smoke run, in a fork."""
+    if size.name == "smoke":
+        return {name: one.measure for name, one in forks.items()}
+    found: dict[str, Measure] = {"current": measure}
+    if OLDEST.exists():
+        found["oldest"] = functools.partial(measure, python=str(OLDEST))
+    return found
 
 
+@pytest.fixture
+def run(benchmark: BenchmarkFixture, measures: dict[str, Measure], size: Size) -> Measure:
+    """Runs a scenario once, and notes what it found."""
+
+    def once(
+        scenario: str, model: Path | str, *, stack: str = "current", **options: Any
+    ) -> dict[str, Any]:
+        if size.name == "smoke" and stack == "oldest" and options.get("arm") not in SMOKE_ARMS:
+            pytest.skip("a smoke run takes fewer arms on the oldest stack")
+        if stack not in measures:
+            pytest.skip("there is no .venv-oldest: `make test-oldest` makes it")
+        if size.name == "smoke" and stack == "current":
+            model = "small"  # loads in no time, but is saved in the form of this stack
+        if isinstance(model, str):
+            model = models.saved(model, model_path())
+        found: dict[str, Any] = benchmark.pedantic(
+            measures[stack], (scenario, model), options, rounds=1
+        )
+        benchmark.extra_info |= {"stack": stack, **options, **found}
+        figures = {name: value for name, value in found.items() if not isinstance(value, list)}
+        print(f"\n{scenario} {stack} {options}: {figures}")
+        return found
+
+    return once
+
+
+@pytest.mark.parametrize("arm", REMEDIES)
+@pytest.mark.parametrize("stack", STACKS)
+def test_remedies(stack: str, arm: str, run: Measure, size: Size, model_folder: Path) -> None:
+    """Texts of 20 to 1,200 characters, one a call: upstream with each remedy, then ours."""
+    calls, longest = size.pick(30, 150, 1000), size.pick(60, 1200, 1200)
+    found = run("growth", model_folder, stack=stack, arm=arm, calls=calls, longest=longest)
+    assert len(found["curve"]) >= 30
+    expect(found, growth_mb=SANE_MB, kept_mb=SANE_MB, largest_growth_mb=SANE_MB, seconds=(0, 1e5))
+
+
+@pytest.mark.parametrize("arm", ["raw", "split", "default policy"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_long_runs(
+    stack: str, arm: str, run: Measure, size: Size, short_model_folder: Path
+) -> None:
+    """Runs of 200 to 20,000 characters without a blank: what a tokenizer may remember whole."""
+    calls, longest = size.pick(30, 400, 1500), size.pick(300, 20_000, 20_000)
+    options = {**LONG_RUNS, "longest": longest}
+    found = run("growth", short_model_folder, stack=stack, arm=arm, calls=calls, **options)
+    expect(found, growth_mb=SANE_MB, running_growth_mb=SANE_MB)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_tokenizer_alone(stack: str, run: Measure, size: Size, short_model_folder: Path) -> None:
+    """The control of the long runs: the same texts, and no model."""
+    options = {**LONG_RUNS, "longest": size.pick(300, 20_000, 20_000)}
+    count = size.pick(30, 400, 1500)
+    found = run("tokenize", short_model_folder, stack=stack, count=count, **options)
+    expect(found, growth_mb=SANE_MB)
+
+
+@pytest.mark.parametrize(
+    ("part", "arm"),
+    [*((part, "raw") for part in incident.TABLE), ("both", "default policy")],
+)
+@needs_modernbert
+def test_incident(
+    part: str, arm: str, run: Measure, size: Size, benchmark: BenchmarkFixture
+) -> None:
+    """Sections of all lengths through a ModernBERT of the incident's shape, and into a store."""
+    calls, longest = size.pick(10, 60, 300), size.pick(100, None, None)
+    found = run("incident", "ruri", arm=arm, part=part, calls=calls, longest=longest)
+    benchmark.extra_info["told_mb_a_call"] = incident.TABLE[part]
+    expect(found, rss_mb_a_call=SANE_MB, anonymous_mb_a_call=SANE_MB, trimmed_mb_a_call=SANE_MB)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_threads(arm: str, run: Measure, size: Size) -> None:
+    """What calling threads leave behind while they live."""
+    found = run("threads", "tiny", arm=arm, callers=size.pick(4, 60, 60))
+    expect(found, growth_mb=SANE_MB, more_native_threads=(-10, 1000))
+
+
+def test_give_back(run: Measure, model_folder: Path) -> None:
+    """RssAnon before a load, with the model, between drop and load, and with the model again."""
+    found = run("give_back", model_folder)
+    expect(found, bare=(1e7, 1e10), loaded=(1e7, 1e10), dropped=(1e7, 1e10), again=(1e7, 1e10))
+
+
+@needs_modernbert
+@pytest.mark.parametrize("arm", ["raw", "default policy"])
+def test_peak(arm: str, run: Measure, size: Size) -> None:
+    """How high RssAnon goes on long documents; attention takes memory with the square of length."""
+    longest = size.pick(1_500, 14_500, 14_500)
+    found = run("peak", "ruri", arm=arm, count=size.pick(2, 30, 120), longest=longest)
+    expect(found, peak_over_base_mb=(0, 20_000))
+
+
+@pytest.mark.sizes("full")
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     ("model", "options"),
     [
         ("tiny", {"calls": 2000}),
-        ("tiny", {"calls": 1500, **LONG_RUNS}),
         ("offline", {"calls": 300}),
         pytest.param("ruri", {"calls": 300}, marks=needs_modernbert),
     ],
 )
-def test_growth(model: str, options: dict[str, Any], arm: str, benchmark: BenchmarkFixture) -> None:
-    """RssAnon after warm-up and at the end, and the curve between; 20 to 20,000 characters."""
-    run(benchmark, "growth", model, arm=arm, **options)
-
-
-def test_tokenizer_alone(benchmark: BenchmarkFixture) -> None:
-    """The control of the oldest stack: the same 1,500 texts, and no model."""
-    run(benchmark, "tokenize", "tiny", count=1500, **LONG_RUNS)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("model", ["tiny", "offline"])
-def test_threads(model: str, arm: str, benchmark: BenchmarkFixture) -> None:
-    """What 60 calling threads leave behind while they live."""
-    run(benchmark, "threads", model, arm=arm, callers=60)
-
-
-def test_give_back(benchmark: BenchmarkFixture) -> None:
-    """RssAnon before a load, with the model, between drop and load, and with the model again."""
-    run(benchmark, "give_back", "offline")
-
-
-@needs_modernbert
-@pytest.mark.parametrize("arm", ["raw", "default policy"])
-def test_peak(arm: str, benchmark: BenchmarkFixture) -> None:
-    """How high RssAnon goes on 120 documents; attention takes memory with the square of length."""
-    run(benchmark, "peak", "ruri", arm=arm, count=120)
+def test_growth(model: str, options: dict[str, Any], arm: str, run: Measure) -> None:
+    """Texts of 20 to 20,000 characters through models of three kinds."""
+    found = run("growth", model_path() if model == "offline" else model, arm=arm, **options)
+    expect(found, growth_mb=SANE_MB)

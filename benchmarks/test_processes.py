@@ -7,23 +7,23 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from conftest import Records
+from conftest import Records, Size, expect
 from safe_embed import SafeEncoder
-from safe_embed.offline import model_path
 
 SHORT = "文書の数は今日も増えています。"
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[SafeEncoder, SafeEncoder]]:
+def pair(model_folder: Path) -> Iterator[tuple[SafeEncoder, SafeEncoder]]:
     """The offline model beside a thread, the control, and in a process of its own."""
-    path = str(model_path())
+    path = str(model_folder)
     with (
         SafeEncoder(path, device="cpu", reload=None) as beside,
         SafeEncoder(path, device="cpu", reload=None, isolation="process") as apart,
@@ -40,24 +40,29 @@ def timed(encoder: SafeEncoder, texts: Any) -> float:
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize(("count", "rounds"), [(1, 200), (200, 5)])
+@pytest.mark.parametrize("is_one", [True, False], ids=["one text", "many texts"])
 def test_overhead(
-    count: int,
-    rounds: int,
+    is_one: bool,  # noqa: FBT001 pytest passes by name
     benchmark: BenchmarkFixture,
     records: Records,
     pair: tuple[SafeEncoder, SafeEncoder],
+    size: Size,
 ) -> None:
     """The same texts beside a thread and in a process, in turn: seconds, and their ratio."""
     texts: Any = SHORT
-    if count > 1:
+    count, rounds = 1, size.pick(5, 200, 1000)
+    if not is_one:
+        count, rounds = size.pick(8, 100, 200), size.pick(1, 5, 9)
         texts = [row["text"][:200] for row in records("jaquad_dev_paragraphs")[:count]]
     pairs: list[tuple[float, float]] = []
 
     def both() -> None:
         pairs.append((timed(pair[0], texts), timed(pair[1], texts)))
 
-    benchmark.pedantic(both, rounds=rounds, warmup_rounds=2)
+    for encoder in pair:
+        encoder.encode(SHORT if is_one else texts[:8])
+
+    benchmark.pedantic(both, rounds=rounds)
     beside, apart = (median(one) for one in zip(*pairs, strict=True))
     benchmark.extra_info |= {
         "texts": count,
@@ -69,15 +74,16 @@ def test_overhead(
     }
     shown = {name: one for name, one in benchmark.extra_info.items() if name != "samples"}
     print(f"\n{shown}")
+    expect(benchmark.extra_info, beside_seconds=(1e-4, 1e3), throughput_ratio=(0.01, 10))
 
 
 @pytest.mark.parametrize("event", ["take-over", "death"])
 def test_replacement(
-    event: str, benchmark: BenchmarkFixture, pair: tuple[SafeEncoder, SafeEncoder]
+    event: str, benchmark: BenchmarkFixture, pair: tuple[SafeEncoder, SafeEncoder], size: Size
 ) -> None:
     """A caller embeds one short text after the other; what it waits while the process goes."""
     encoder = pair[1]
-    usual = [timed(encoder, SHORT) for _ in range(50)]
+    usual = [timed(encoder, SHORT) for _ in range(size.pick(5, 50, 50))]
     delays: list[float] = []
     seconds: list[float] = []
 
@@ -105,7 +111,7 @@ def test_replacement(
         caller.join()
         delays.extend(mine)
 
-    benchmark.pedantic(replace, rounds=3)
+    benchmark.pedantic(replace, rounds=size.pick(1, 3, 10))
     benchmark.extra_info |= {
         "usual_median_ms": round(1000 * median(usual), 1),
         "median_ms": round(1000 * median(delays), 1),
@@ -115,3 +121,4 @@ def test_replacement(
         "calls": len(delays),
     }
     print(f"\n{event}: {benchmark.extra_info}")
+    expect(benchmark.extra_info, usual_median_ms=(0.1, 1e4), max_ms=(0.1, 1e6), calls=(4, 1e7))

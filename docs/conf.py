@@ -19,7 +19,8 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build"]
+# _figures: tables that benchmarks.md includes
+exclude_patterns = ["_build", "_figures"]
 html_theme = "furo"
 html_title = f"safe_embed {release}"
 html_static_path = ["_static"]

