@@ -8,8 +8,9 @@ is used by two threads at once, and none is handed a whole long text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,11 @@ class ModelReader:
         Returns:
             Their numbers of tokens.
         """
-        return [len(ids) for ids, _ in self._tokenize(pieces, special=False)]
+        counts: list[int] = []
+        for part in self._portions(pieces):
+            found = self._tokenize(part, special=False)
+            counts += map(len, found)
+        return counts
 
     def encode(self, pieces: Sequence[str]) -> list[Encoding]:
         """Encode the prompt and each piece exactly as the model reads them.
@@ -73,8 +78,10 @@ class ModelReader:
         Returns:
             Their encodings, never truncated.
         """
-        found = self._tokenize([self.prompt + piece for piece in pieces], special=True)
-        return [Encoding.of(ids, kinds) for ids, kinds in found]
+        found: list[Encoding] = []
+        for part in self._portions([self.prompt + piece for piece in pieces]):
+            found += self._encodings(self._tokenize(part, special=True))
+        return found
 
     def truncate(self, text: str, limit: int) -> tuple[Encoding, bool]:
         """Encode a text as upstream does when it truncates, but read no more than needed.
@@ -91,8 +98,8 @@ class ModelReader:
             head = text[: 2 * len(head)]
         if len(whole) <= limit:
             return whole, False
-        [(ids, kinds)] = self._tokenize([self.prompt + head], special=True, limit=limit)
-        return Encoding.of(ids, kinds), True
+        found = self._tokenize([self._prepared(self.prompt + head)], special=True, limit=limit)
+        return self._encodings(found)[0], True
 
     def kept_chars(self, text: str, limit: int) -> int:
         """Find how much of a text fits.
@@ -155,16 +162,32 @@ class ModelReader:
         """Whether the tokenizer is that of a StaticEmbedding: no special tokens, no padding."""
         return not hasattr(self.tokenizer, "model_input_names")
 
+    def _portions(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Prepare texts, and part them: the tokenizer's records of one portion are held."""
+        if self._is_prepared_here:
+            texts = [self._prepared(text) for text in texts]
+        return portions(texts, _PORTION_CHARS)
+
     def _tokenize(
         self, texts: Sequence[str], *, special: bool, limit: int | None = None
-    ) -> Iterator[tuple[list[int], list[int] | None]]:
-        """Give ids and segment ids of each text, whichever kind the tokenizer is.
+    ) -> list[Any]:
+        """Give what the tokenizer says of each text, whichever kind it is; its length is known."""
+        if self._backend is None:
+            return self._slow(texts, special=special, limit=limit)
+        _set_truncation(self._backend, limit)
+        special = special and not self._is_static
+        found: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=special)
+        return found
 
-        One portion at a time is held: a list of ids takes ten times what an array does.
-        """
-        tokenize = self._fast if self._backend is not None else self._slow
-        for part in portions([self._prepared(text) for text in texts], _PORTION_CHARS):
-            yield from tokenize(part, special=special, limit=limit)
+    def _encodings(self, found: Sequence[Any]) -> list[Encoding]:
+        """Put the ids of one portion into one array, that each encoding is a part of."""
+        ends = list(accumulate(map(len, found), initial=0))
+        ids = _flat((one.ids for one in found), ends[-1])
+        kinds = _flat((one.type_ids for one in found), ends[-1]) if self._is_typed else None
+        return [
+            Encoding(ids[start:end], None if kinds is None else kinds[start:end])
+            for start, end in pairwise(ends)
+        ]
 
     @property
     def _backend(self) -> Any:
@@ -175,17 +198,7 @@ class ModelReader:
     def _is_typed(self) -> bool:
         return "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
 
-    def _fast(
-        self, texts: Sequence[str], *, special: bool, limit: int | None
-    ) -> list[tuple[list[int], list[int] | None]]:
-        _set_truncation(self._backend, limit)
-        special = special and not self._is_static
-        found = self._backend.encode_batch_fast(texts, add_special_tokens=special)
-        return [(one.ids, one.type_ids if self._is_typed else None) for one in found]
-
-    def _slow(
-        self, texts: Sequence[str], *, special: bool, limit: int | None
-    ) -> list[tuple[list[int], list[int] | None]]:
+    def _slow(self, texts: Sequence[str], *, special: bool, limit: int | None) -> list[_Slow]:
         found = self.tokenizer(
             texts,
             add_special_tokens=special,
@@ -194,15 +207,30 @@ class ModelReader:
             max_length=limit,
             verbose=False,
         )
-        kinds = found["token_type_ids"] if self._is_typed else [None] * len(texts)
-        return list(zip(found["input_ids"], kinds, strict=True))
+        return list(map(_Slow, found["input_ids"], found.get("token_type_ids", found["input_ids"])))
+
+    @property
+    def _is_prepared_here(self) -> bool:
+        """Whether sentence-transformers does something to texts before it tokenizes: 5 does."""
+        return not (self._is_static or hasattr(self.module, "preprocess"))
 
     def _prepared(self, text: str) -> str:
-        """Do to a text what sentence-transformers 5 does before it tokenizes; 6 does nothing."""
-        if self._is_static or hasattr(self.module, "preprocess"):
+        if not self._is_prepared_here:
             return text
         text = text.strip()
         return text.lower() if getattr(self.module, "do_lower_case", False) else text
+
+
+class _Slow:
+    """What a slow tokenizer says of a text, in the form of a fast one's record."""
+
+    __slots__ = ("ids", "type_ids")
+
+    def __init__(self, ids: list[int], type_ids: list[int]) -> None:
+        self.ids, self.type_ids = ids, type_ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def check_module(module: Any) -> None:
@@ -254,6 +282,10 @@ def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
         size += len(text)
     if start < len(texts):
         yield texts[start:]
+
+
+def _flat(rows: Iterable[Sequence[int]], size: int) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(rows), np.int32, size)
 
 
 def _padded(rows: Sequence[NDArray[np.int32]], mask: NDArray[np.bool_], fill: int) -> torch.Tensor:

@@ -9,17 +9,20 @@ that encoding proves that a chunk fits: a whole can have more tokens than the su
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, chain, groupby, islice, pairwise
+from itertools import accumulate, groupby
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import numpy as np
 
 from safe_embed.errors import ConfigError, TextTooLongError
 from safe_embed.text.custom import check_tiling
 from safe_embed.text.graphemes import cluster_cuts, spans_between
 from safe_embed.text.packing import pack
+from safe_embed.text.pieces import Pieces, Unit
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
 
 Mode = Literal["packed", "spans"]
@@ -31,16 +34,6 @@ _MAX_CHARS_PER_TOKEN = 8
 _TRY_CHARS_PER_TOKEN = 1.5
 # Text without any boundary is packed from blocks of a quarter of the budget, in characters.
 _BLOCKS_PER_CHUNK = 4
-
-
-class _Unit(NamedTuple):
-    """A piece of text that need not be cut any further."""
-
-    which: int
-    top: int
-    start: int
-    end: int
-    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +78,27 @@ class Chunker:
             )
             raise ConfigError(msg)
         job = _Job(texts, reader, budget, room, first_index)
-        done: dict[int, ChunkedInput] = {}
-        limit = _TRY_CHARS_PER_TOKEN * room if self.mode == "packed" else 0
-        done |= job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
-        tops = job.tops(self.ladder[0], [i for i in range(len(texts)) if i not in done])
-        whole = job.encode_whole([i for i, found in tops.items() if job.may_fit(i, found)])
         by_top = self.mode == "spans"
-        done |= {i: one for i, one in whole.items() if not by_top or _is_one_span(tops[i])}
-        units = self._units(job, {i: found for i, found in tops.items() if i not in done})
-        for i, chunks in self._packed(job, units).items():
-            done[i] = job.result(i, chunks, is_long=i not in whole)
+        limit = 0 if by_top else _TRY_CHARS_PER_TOKEN * room
+        done = job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
+        rest = [i for i in range(len(texts)) if i not in done]
+        if rest:
+            tops = job.tops(self.ladder[0], rest)
+            whole = job.encode_whole(job.may_fit(tops))
+            many = job.of_many_spans(tops) if by_top else frozenset()
+            done |= {i: one for i, one in whole.items() if i not in many}
+            left = self._refined(job, tops.of_texts([i for i in rest if i not in done]))
+            for i, chunks in job.packed(left, by_top=by_top).items():
+                done[i] = job.result(i, chunks, is_long=i not in whole)
         return [done[i] for i in range(len(texts))]
 
-    def _units(self, job: _Job, tops: dict[int, list[_Unit]]) -> dict[int, list[_Unit]]:
+    def _refined(self, job: _Job, pieces: Pieces) -> Pieces:
         """Cut texts further down the ladder until every piece fits."""
-        units = list(chain.from_iterable(tops.values()))
         for splitter in self.ladder[1:]:
-            units = job.refine(units, partial(job.split, splitter))
-        while job.oversized(units):
-            units = job.refine(units, job.halve)
-        return {index: job.absorb_blanks(found) for index, found in _by_text(units, tops).items()}
-
-    def _packed(self, job: _Job, units: dict[int, list[_Unit]]) -> dict[int, list[Chunk]]:
-        """Pack the units of each text into chunks; cut again where an encoding does not fit."""
-        by_top = self.mode == "spans"
-        waiting = [part for found in units.values() for part in job.parts(found, by_top=by_top)]
-        chunks: dict[int, list[Chunk]] = {index: [] for index in units}
-        while waiting:
-            encodings = job.reader.encode([job.read(part) for part in waiting])
-            again: list[list[_Unit]] = []
-            for part, encoding in zip(waiting, encodings, strict=True):
-                if len(encoding) <= job.budget:
-                    span = Span(part[0].start, part[-1].end)
-                    chunks[part[0].which].append(Chunk(span, encoding))
-                else:
-                    again += job.in_two(part)
-            waiting = again
-        return chunks
+            pieces = job.refine(pieces, partial(job.split, splitter))
+        while pieces.of_more_than(job.room).any():
+            pieces = job.refine(pieces, job.halve)
+        return job.absorb_blanks(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,70 +126,59 @@ class _Job:
             if len(encoding) <= self.budget
         }
 
-    def tops(self, splitter: Splitter, indices: Sequence[int]) -> dict[int, list[_Unit]]:
+    def tops(self, splitter: Splitter, indices: Sequence[int]) -> Pieces:
         """Cut texts by the first splitter, and measure what it gives."""
-        units = self.measure(
-            _Unit(index, top, start, end)
-            for index in indices
-            for top, (start, end) in enumerate(_split(splitter, self.texts[index]))
-        )
-        return _by_text(units, indices)
+        found = [_split(splitter, self.texts[index]) for index in indices]
+        return self.measured(Pieces.of_spans(indices, found))
 
-    def may_fit(self, index: int, units: Sequence[_Unit]) -> bool:
-        """Tell from its top spans whether a text is worth encoding whole."""
+    def may_fit(self, tops: Pieces) -> list[int]:
+        """Tell from their top spans which texts are worth encoding whole."""
         # A boundary can cost a token and part another: the whole may be that much smaller.
-        least = sum(unit.tokens - 2 for unit in units)
-        return least <= self.room and len(self.texts[index]) <= self.max_chars
-
-    def read(self, part: Sequence[_Unit]) -> str:
-        """Give what the model reads of a chunk: blanks at its ends only cost tokens."""
-        return self.texts[part[0].which][part[0].start : part[-1].end].strip()
-
-    def measure(self, units: Iterable[_Unit]) -> list[_Unit]:
-        """Count the tokens of each unit by itself; blanks count none."""
-        found = list(units)
-        longest = self.max_chars
-        pieces = [self.texts[unit.which][unit.start : unit.end].strip() for unit in found]
-        counts = iter(self.reader.count([piece for piece in pieces if 0 < len(piece) <= longest]))
+        least = np.bincount(tops.which, tops.tokens - 2)
         return [
-            unit._replace(tokens=next(counts) if len(piece) <= longest else self.room + 1)
-            if piece
-            else unit
-            for unit, piece in zip(found, pieces, strict=True)
+            index
+            for index in np.unique(tops.which).tolist()
+            if least[index] <= self.room and len(self.texts[index]) <= self.max_chars
         ]
 
-    def oversized(self, units: Iterable[_Unit]) -> list[_Unit]:
-        """Pick the units that do not fit a chunk."""
-        return [unit for unit in units if unit.tokens > self.room]
+    def of_many_spans(self, tops: Pieces) -> frozenset[int]:
+        """Tell which texts have more than one span that is read."""
+        return frozenset(np.flatnonzero(np.bincount(tops.which[tops.tokens > 0]) > 1).tolist())
 
-    def text_of(self, unit: _Unit) -> str:
-        """Give the characters of a unit."""
-        return self.texts[unit.which][unit.start : unit.end]
+    def measured(self, pieces: Pieces) -> Pieces:
+        """Count the tokens of each piece by itself; blanks count none."""
+        read = pieces.read(self.texts)
+        lengths = np.fromiter(map(len, read), np.int64, len(read))
+        asked = np.flatnonzero((lengths > 0) & (lengths <= self.max_chars))
+        if len(asked) < len(read):
+            read = [read[place] for place in asked.tolist()]
+        pieces.tokens[:] = np.where(lengths > self.max_chars, self.room + 1, 0)
+        pieces.tokens[asked] = self.reader.count(read)
+        return pieces
 
-    def refine(self, units: list[_Unit], split: Callable[[_Unit], Sequence[Span]]) -> list[_Unit]:
-        """Replace every unit that does not fit by the finer ones that *split* gives."""
-        finer = {unit: split(unit) for unit in self.oversized(units)}
-        finer = {unit: spans for unit, spans in finer.items() if len(spans) > 1}
-        if not finer:
-            return units
-        fresh = iter(
-            self.measure(
-                unit._replace(start=unit.start + start, end=unit.start + end, tokens=0)
-                for unit, spans in finer.items()
-                for start, end in spans
-            )
+    def refine(self, pieces: Pieces, split: Callable[[Unit], Sequence[Span]]) -> Pieces:
+        """Replace every piece that does not fit by the finer ones that *split* gives."""
+        large = np.flatnonzero(pieces.of_more_than(self.room)).tolist()
+        found = {place: split(unit) for place, unit in zip(large, pieces.units(large), strict=True)}
+        gone = [place for place, spans in found.items() if len(spans) > 1]
+        if not gone:
+            return pieces
+        finer = (
+            unit._replace(start=unit.start + start, end=unit.start + end)
+            for place, unit in zip(gone, pieces.units(gone), strict=True)
+            for start, end in found[place]
         )
-        return [
-            part
-            for unit in units
-            for part in (islice(fresh, len(finer[unit])) if unit in finer else (unit,))
-        ]
+        return pieces.without(gone).with_others(self.measured(Pieces.of(finer)))
 
-    def split(self, splitter: Splitter, unit: _Unit) -> list[Span]:
+    def split(self, splitter: Splitter, unit: Unit) -> list[Span]:
         """Cut a unit by a splitter."""
         return _split(splitter, self.text_of(unit))
 
-    def halve(self, unit: _Unit) -> list[Span]:
+    def text_of(self, unit: Unit) -> str:
+        """Give the characters of a unit."""
+        return self.texts[unit.which][unit.start : unit.end]
+
+    def halve(self, unit: Unit) -> list[Span]:
         """Cut where no splitter can: between grapheme clusters while there are two of them."""
         piece = self.text_of(unit)
         core = piece.strip()
@@ -233,21 +199,30 @@ class _Job:
             self.cut_clusters.setdefault(unit.which, set()).add(at + cuts[0])
         return spans_between([lead + cut for cut in cuts], len(piece))
 
-    def in_two(self, part: list[_Unit]) -> list[list[_Unit]]:
+    def in_two(self, part: list[Unit]) -> list[list[Unit]]:
         """Part units that as a whole have more tokens than the sum of their own."""
         if len(part) == 1:
             (unit,) = part
             spans = self.halve(unit)
             middle = unit.start + spans[len(spans) // 2].start
             halves = unit._replace(end=middle), unit._replace(start=middle)
-            return [[half] for half in self.measure(halves)]
+            return [[half] for half in self.measured(Pieces.of(halves)).units()]
         totals = list(accumulate(unit.tokens for unit in part))
         middle = min(max(bisect_left(totals, totals[-1] / 2), 1), len(part) - 1)
         return [part[:middle], part[middle:]]
 
-    def absorb_blanks(self, units: Iterable[_Unit]) -> list[_Unit]:
-        """Join what the tokenizer reads nothing in to the unit before it, or the first behind."""
-        kept: list[_Unit] = []
+    def absorb_blanks(self, pieces: Pieces) -> Pieces:
+        """Join what the tokenizer reads nothing in to the piece before it, or the first behind."""
+        with_blanks = np.flatnonzero(np.isin(pieces.which, pieces.which[pieces.tokens == 0]))
+        if not len(with_blanks):
+            return pieces
+        joined: list[Unit] = []
+        for _, units in groupby(pieces.units(with_blanks), key=attrgetter("which")):
+            joined += self._absorbed(units)
+        return pieces.without(with_blanks).with_others(Pieces.of(joined))
+
+    def _absorbed(self, units: Iterable[Unit]) -> list[Unit]:
+        kept: list[Unit] = []
         for unit in units:
             if kept and self.adds_nothing(unit, kept[-1]):
                 kept[-1] = kept[-1]._replace(end=unit.end)
@@ -257,24 +232,51 @@ class _Job:
                 kept.append(unit)
         return kept
 
-    def adds_nothing(self, unit: _Unit, neighbour: _Unit) -> bool:
+    def adds_nothing(self, unit: Unit, neighbour: Unit) -> bool:
         """Tell whether a unit can join its neighbour at no cost: blanks are never read."""
         if unit.tokens:
             return False
         chars = unit.end - unit.start + neighbour.end - neighbour.start
         return chars <= self.max_chars or self.text_of(unit).isspace()
 
-    def parts(self, units: list[_Unit], *, by_top: bool) -> Iterator[list[_Unit]]:
-        """Pack units into chunks, those of each top span by themselves if *by_top*."""
-        groups = [list(found) for _, found in groupby(units, key=attrgetter("top"))]
-        for group in groups if by_top else [units]:
-            for start, end in pairwise((0, *pack([self.weigh(unit) for unit in group], self.room))):
-                yield group[start:end]
+    def packed(self, pieces: Pieces, *, by_top: bool) -> dict[int, list[Chunk]]:
+        """Pack the pieces of each text into chunks; cut again where an encoding does not fit."""
+        chunks: dict[int, list[Chunk]] = {}
+        firsts, ends = self.parts(pieces, by_top=by_top)
+        waiting: list[list[Unit]] = []
+        for place in self.kept(pieces.joined(firsts, ends), chunks):
+            waiting += self.in_two(pieces.units(range(firsts[place], ends[place])))
+        while waiting:
+            wholes = Pieces.of(part[0]._replace(end=part[-1].end) for part in waiting)
+            misfits = [waiting[place] for place in self.kept(wholes, chunks)]
+            waiting = [half for part in misfits for half in self.in_two(part)]
+        return chunks
 
-    def weigh(self, unit: _Unit) -> int:
-        """Count the tokens of a unit, and no fewer than keep a chunk within ``max_chars``."""
-        least = -(-(unit.end - unit.start) // _MAX_CHARS_PER_TOKEN)
-        return max(unit.tokens, min(least, self.room))
+    def parts(self, pieces: Pieces, *, by_top: bool) -> tuple[list[int], list[int]]:
+        """Pack pieces into chunks, those of each top span by themselves if *by_top*.
+
+        A piece weighs its tokens, and no fewer than keep a chunk within ``max_chars``.
+        """
+        least = -(-(pieces.end - pieces.start) // _MAX_CHARS_PER_TOKEN)
+        weights = np.maximum(pieces.tokens, np.minimum(least, self.room)).tolist()
+        firsts: list[int] = []
+        ends: list[int] = []
+        for start, end in pieces.groups(by_top=by_top):
+            found = [start + at for at in pack(weights[start:end], self.room)]
+            firsts += [start, *found[:-1]]
+            ends += found
+        return firsts, ends
+
+    def kept(self, wholes: Pieces, chunks: dict[int, list[Chunk]]) -> list[int]:
+        """Encode what is to be chunks; add those that fit to *chunks*, and give the others."""
+        misfits: list[int] = []
+        encodings = self.reader.encode(wholes.read(self.texts))
+        for place, (which, start, end) in enumerate(wholes.places()):
+            if len(encodings[place]) <= self.budget:
+                chunks.setdefault(which, []).append(Chunk(Span(start, end), encodings[place]))
+            else:
+                misfits.append(place)
+        return misfits
 
     def result(self, index: int, chunks: Iterable[Chunk], *, is_long: bool) -> ChunkedInput:
         """Put the chunks of a text in order."""
@@ -285,12 +287,3 @@ class _Job:
 
 def _split(splitter: Splitter, text: str) -> list[Span]:
     return check_tiling(text, splitter.split(text), splitter)
-
-
-def _by_text(units: Iterable[_Unit], indices: Iterable[int]) -> dict[int, list[_Unit]]:
-    found = {index: list(mine) for index, mine in groupby(units, key=attrgetter("which"))}
-    return {index: found.get(index, []) for index in indices}
-
-
-def _is_one_span(units: Iterable[_Unit]) -> bool:
-    return sum(unit.tokens > 0 for unit in units) <= 1

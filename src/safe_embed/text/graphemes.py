@@ -6,7 +6,8 @@ Pure functions of a text. Each takes time and memory linear in its length, on ho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, pairwise
 
 import regex
@@ -24,7 +25,9 @@ END_MARK = "。｡！？!?‼⁇⁈⁉"
 ELLIPSIS = "…‥"
 
 # One class of characters per search: a set at the front is what `re` can scan for quickly.
-_BRACKET_OR_BREAK = re.compile(f"[{re.escape(OPENERS + CLOSERS)}{LINE_BREAK}]")
+_BRACKET = re.compile(f"[{re.escape(OPENERS + CLOSERS)}]")
+# A line with nothing on it, and the end of the line before; \r\n is one line break.
+_BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LINE_BREAK}]")
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
 
 # The voicing marks with a width of their own (U+309B, U+309C) belong to the kana before them,
@@ -55,6 +58,10 @@ _ATOM = re.compile(
         )
     )
 )
+
+
+# Span(start, end) in one call of C: there are many spans.
+_new_span: Callable[[tuple[int, int]], Span] = partial(tuple.__new__, Span)
 
 
 def cluster_spans(text: str) -> list[Span]:
@@ -150,7 +157,7 @@ def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
     """
     if not length:
         return []
-    return [Span(start, end) for start, end in pairwise(chain((0,), cuts, (length,)))]
+    return list(map(_new_span, pairwise(chain((0,), cuts, (length,)))))
 
 
 def _joined_clusters(text: str) -> list[Span]:
@@ -176,55 +183,58 @@ def _outside(cuts: Iterable[int], spans: Sequence[Span]) -> list[int]:
     return kept
 
 
-def _pairs(text: str) -> list[Span]:
-    """Match brackets with a stack; a blank line empties it."""
-    pairs: list[Span] = []
+def _pairs(text: str) -> list[tuple[int, int]]:
+    """Match brackets; a blank line ends all that are open."""
+    pairs: list[tuple[int, int]] = []
+    start = 0
+    for match in _BLANK_LINE.finditer(text):
+        end = match.end()
+        pairs += _pairs_between(text, start, end)
+        start = end
+    pairs += _pairs_between(text, start, len(text))
+    return pairs
+
+
+def _pairs_between(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Match the brackets of a part of a text with a stack."""
     stack: list[int] = []  # positions alone: ten million open brackets are input, too
     waiting = dict.fromkeys(OPENERS, 0)
-    line_start = 0
-    for match in _BRACKET_OR_BREAK.finditer(text):
-        mark, at = match.group(), match.start()
-        if mark in LINE_BREAK:
-            crlf = mark == "\n" and text[at - 1 : at] == "\r"
-            if stack and not crlf and not text[line_start:at].strip():
-                stack.clear()
-                waiting = dict.fromkeys(OPENERS, 0)
-            line_start = at + 1
-        elif mark in waiting:
+    for match in _BRACKET.finditer(text, first, last):
+        at = match.start()
+        mark = text[at]
+        if mark in waiting:
             stack.append(at)
             waiting[mark] += 1
         elif waiting[opener := _OPENER_OF[mark]]:
             # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
-            start = stack.pop()
-            waiting[text[start]] -= 1
-            while text[start] != opener:
-                start = stack.pop()
-                waiting[text[start]] -= 1
-            pairs.append(Span(start, at + 1))
-    return pairs
+            while (inner := text[start := stack.pop()]) != opener:
+                waiting[inner] -= 1
+            waiting[opener] -= 1
+            yield start, at + 1
 
 
-def _fence_spans(text: str) -> list[Span]:
+def _fence_spans(text: str) -> list[tuple[int, int]]:
     """Pair the lines that open and close Markdown code; an open end protects nothing."""
-    spans: list[Span] = []
+    spans: list[tuple[int, int]] = []
     opened: tuple[str, int] | None = None
     for match in _FENCE.finditer(text):
         if opened is None:
             opened = match.group(1), match.start()
         elif opened[0] == match.group(1):
-            spans.append(Span(opened[1], match.end()))
+            spans.append((opened[1], match.end()))
             opened = None
     return spans
 
 
-def _at_depth(spans: Iterable[Span], depth: int) -> list[Span]:
+def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[Span]:
     """Pick the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
     ends: list[int] = []
-    picked: list[Span] = []
+    picked: list[tuple[int, int]] = []
     for span in spans:
-        while ends and ends[-1] <= span.start:
+        start, end = span
+        while ends and ends[-1] <= start:
             ends.pop()
         if len(ends) == depth:
             picked.append(span)
-        ends.append(span.end)
-    return picked
+        ends.append(end)
+    return list(map(_new_span, picked))

@@ -23,25 +23,31 @@ def pack(sizes: Sequence[int], capacity: int) -> list[int]:
     if not sizes:
         return []
     sums = [0, *accumulate(sizes)]
-    groups = len(_greedy(sums, capacity))
-    low, high = max(*sizes, -(-sums[-1] // groups)), capacity
-    while low < high:
-        middle = (low + high) // 2
-        if len(_greedy(sums, middle)) <= groups:
+    groups = _count(sums, capacity)
+    high = max(*sizes, -(-sums[-1] // groups))
+    too_low = high - 1
+    # What is needed is mostly little more than a fair share: it is looked for from there.
+    step = 1
+    while high < capacity and _count(sums, high) > groups:
+        too_low, high, step = high, high + step, 2 * step
+    high = min(high, capacity)
+    while high - too_low > 1:
+        middle = (too_low + high) // 2
+        if _count(sums, middle) <= groups:
             high = middle
         else:
-            low = middle + 1
+            too_low = middle
     return _balanced(sums, high, groups)
 
 
-def _greedy(sums: Sequence[int], capacity: int) -> list[int]:
-    """Fill each group as far as it goes; *sums* are the running totals."""
-    ends: list[int] = []
-    at, last = 0, len(sums) - 1
+def _count(sums: Sequence[int], capacity: int) -> int:
+    """Count the groups if each is filled as far as it goes; *sums* are the running totals."""
+    groups = at = 0
+    last = len(sums) - 1
     while at < last:
         at = max(at + 1, bisect_right(sums, sums[at] + capacity, at + 1) - 1)
-        ends.append(at)
-    return ends
+        groups += 1
+    return groups
 
 
 def _balanced(sums: Sequence[int], capacity: int, groups: int) -> list[int]:

@@ -109,7 +109,8 @@ RULES: tuple[Rule, ...] = (
 
 # Marks a cut may stand in front of.
 # ①りんご②みかん -> ①りんご|②みかん; りんご ・みかん -> りんご |・みかん
-_LIST_MARK = re.compile(f"[①-⑳㋐-㋾]|(?<=[{BLANK}])[・●■◆▪•]")
+_NUMBERED = "①-⑳㋐-㋾"
+_LIST_MARK = re.compile(f"[{_NUMBERED}・●■◆▪•](?:(?<=[{_NUMBERED}])|(?<=[{BLANK}].))")
 
 
 def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
