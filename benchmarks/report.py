@@ -77,7 +77,7 @@ def conditions(run: Run) -> str:
     gpu = f", {machine['cuda']}" if machine["cuda"] else ", no GPU"
     lines = [
         (
-            f"- {cpu.get('brand_raw', 'unknown processor')} ({', '.join(native) or 'no bfloat16'}), "
+            f"- {cpu.get('brand_raw', 'a processor')} ({', '.join(native) or 'no bfloat16'}), "
             f"{machine['cores']} cores, {machine['torch_threads']} threads in torch, "
             f"{machine['memory_gb']:.0f} GB{gpu}; {machine['system']} {machine['release']}, "
             f"Python {machine['python_version']}"

@@ -74,7 +74,7 @@ def run(benchmark: BenchmarkFixture, measures: dict[str, Measure], size: Size) -
 @pytest.mark.parametrize("stack", STACKS)
 def test_remedies(stack: str, arm: str, run: Measure, size: Size, model_folder: Path) -> None:
     """Texts of 20 to 1,200 characters, one a call: upstream with each remedy, then ours."""
-    calls, longest = size.pick(30, 150, 1000), size.pick(60, 1200, 1200)
+    calls, longest = size.pick(30, 100, 1000), size.pick(60, 1200, 1200)
     found = run("growth", model_folder, stack=stack, arm=arm, calls=calls, longest=longest)
     assert len(found["curve"]) >= 30
     expect(found, growth_mb=SANE_MB, kept_mb=SANE_MB, largest_growth_mb=SANE_MB, seconds=(0, 1e5))
@@ -86,7 +86,7 @@ def test_long_runs(
     stack: str, arm: str, run: Measure, size: Size, short_model_folder: Path
 ) -> None:
     """Runs of 200 to 20,000 characters without a blank: what a tokenizer may remember whole."""
-    calls, longest = size.pick(30, 400, 1500), size.pick(300, 20_000, 20_000)
+    calls, longest = size.pick(30, 150, 1500), size.pick(300, 10_000, 20_000)
     options = {**LONG_RUNS, "longest": longest}
     found = run("growth", short_model_folder, stack=stack, arm=arm, calls=calls, **options)
     expect(found, growth_mb=SANE_MB, running_growth_mb=SANE_MB)
@@ -95,8 +95,8 @@ def test_long_runs(
 @pytest.mark.parametrize("stack", STACKS)
 def test_tokenizer_alone(stack: str, run: Measure, size: Size, short_model_folder: Path) -> None:
     """The control of the long runs: the same texts, and no model."""
-    options = {**LONG_RUNS, "longest": size.pick(300, 20_000, 20_000)}
-    count = size.pick(30, 400, 1500)
+    options = {**LONG_RUNS, "longest": size.pick(300, 10_000, 20_000)}
+    count = size.pick(30, 150, 1500)
     found = run("tokenize", short_model_folder, stack=stack, count=count, **options)
     expect(found, growth_mb=SANE_MB)
 

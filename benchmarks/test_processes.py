@@ -94,6 +94,7 @@ def test_replacement(
         def call() -> None:
             while not is_over.is_set():
                 mine.append(timed(encoder, SHORT))
+                time.sleep(size.pick(0.1, 0, 0))  # leaves a smoke run the core for the load
 
         caller = threading.Thread(target=call)
         caller.start()

@@ -122,7 +122,7 @@ def test_encode(  # noqa: PLR0913, PLR0917 fixtures
     size: Size,
 ) -> None:
     """The same chunks, none longer than the model reads, through everyone."""
-    normal = 40 if source.startswith("jaquad") else 30
+    normal = 30 if source.startswith("jaquad") else 15
     longest = size.pick(120, None, None)
     rows = [row["text"][:longest] for row in size.some(records(source), 3, normal, 300)]
     plans = models.ours.plan(rows)
