@@ -91,6 +91,10 @@ class SafeEncoder(DropIn):
         timeout_seconds: When a worker process that is busy with one batch for so long is taken to
             hang, and is replaced; ``None`` for never.
         hooks: Functions that are told what was done about memory, as an :class:`Event`.
+        dtype: ``"auto"`` runs the model in bfloat16 where the processor computes that natively
+            (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
+            at least on Japanese texts, checked when the model is loaded. :attr:`dtype` and the log
+            say what became of it. ``None`` leaves the model as it is loaded.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
@@ -115,10 +119,12 @@ class SafeEncoder(DropIn):
         devices: Sequence[str] | None = None,
         timeout_seconds: float | None = None,
         hooks: Iterable[Hook] = (),
+        dtype: Literal["auto"] | None = None,
         **sentence_transformer_options: Any,
     ) -> None:
         check_choice("on_long", on_long, get_args(OnLong))
         check_choice("chunks", chunks, get_args(Mode))
+        check_choice("dtype", dtype, ("auto", None))
         check_choice("isolation", isolation, ("none", "process"))
         check_positive("workers", workers)
         check_processes(isolation, workers, devices, timeout_seconds)
@@ -137,7 +143,7 @@ class SafeEncoder(DropIn):
             max_batch_tokens,
             few_shapes,
         )
-        source = ModelSource(model, sentence_transformer_options)
+        source = ModelSource(model, sentence_transformer_options, dtype)
         policy = default_policy() if reload == "default" else resolve_policy(reload)
         if source.is_loaded and names_model(policy):
             raise ConfigError(

@@ -5,18 +5,24 @@ Everything here runs on one thread, the session's or that of a worker process.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from safe_embed.memory.remedies import trim
 from safe_embed.model.inference import Inference, Task, forward_work
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 
 if TYPE_CHECKING:
     from safe_embed.model.loader import SentenceTransformer
+
+logger = logging.getLogger("safe_embed")
 
 
 @dataclass(slots=True)
@@ -77,7 +83,7 @@ class Engine(Inference):
         """Embed one batch, padded to *shape* at least; gives vectors of shape (n, dimension)."""
         if device is not None:  # a worker that has not been told otherwise
             self.move(device)
-        found = self._embed(encodings, prompt, shape, model_kwargs)
+        found = self._embed_in_parts(encodings, prompt, shape, model_kwargs)
         self.done = self.done.plus(*forward_work(encodings, shape))
         return found
 
@@ -108,6 +114,34 @@ class Engine(Inference):
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
 
+    def _embed_in_parts(
+        self,
+        encodings: Sequence[Encoding],
+        prompt: str,
+        shape: tuple[int, int],
+        model_kwargs: Mapping[str, Any],
+    ) -> FloatArray:
+        """Embed a batch; where the device has no memory for it, half of it at a time."""
+        try:
+            return self._embed(encodings, prompt, shape, model_kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if len(encodings) == 1 or not _is_out_of_memory(error):
+                raise
+        # Not above: while the error is held, it holds the tensors of the failed attempt.
+        trim(self.device_type)
+        middle = -(-len(encodings) // 2)
+        logger.warning(
+            "No memory on %s for a batch of %d chunks of up to %d tokens: halved. A smaller "
+            "max_batch_tokens avoids the attempt.",
+            *(self.model.device, len(encodings), max(map(len, encodings))),
+        )
+        rows, columns = shape
+        halves = [
+            self._embed_in_parts(part, prompt, (-(-rows // 2), columns), model_kwargs)
+            for part in (encodings[:middle], encodings[middle:])
+        ]
+        return np.concatenate(halves)
+
     def _embed(
         self,
         encodings: Sequence[Encoding],
@@ -128,6 +162,16 @@ class Engine(Inference):
             out = self.model(features, **model_kwargs)["sentence_embedding"]
             vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
         return vectors
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell what torch says of its devices: a type for CUDA, words for MPS and the CPU."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    words = str(error)
+    return "out of memory" in words or "can't allocate memory" in words
 
 
 def _truncated(reader: ModelReader, text: str, budget: int, *, want_spans: bool) -> ChunkedInput:
