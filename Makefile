@@ -70,8 +70,8 @@ docs: .venv ## build the documentation into docs/_build/html, and run its exampl
 bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?
 	$(MAKE) --jobs=2 --output-sync=target bench-smoke-speed bench-smoke-memory
 
-bench-smoke-speed: TESTS = accuracy speed
-bench-smoke-memory: TESTS = processes memory reload
+bench-smoke-speed: TESTS = accuracy speed processes
+bench-smoke-memory: TESTS = memory reload
 bench-smoke-speed bench-smoke-memory:
 	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120
 
