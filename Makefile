@@ -78,8 +78,8 @@ docs-check: .venv ## look at every page of it in a headless Chromium, wide and n
 bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?
 	$(MAKE) --jobs=2 --output-sync=target bench-smoke-speed bench-smoke-memory
 
-bench-smoke-speed: TESTS = accuracy speed
-bench-smoke-memory: TESTS = processes memory reload
+bench-smoke-speed: TESTS = accuracy speed processes
+bench-smoke-memory: TESTS = memory reload
 bench-smoke-speed bench-smoke-memory:
 	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120
 
