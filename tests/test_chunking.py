@@ -17,10 +17,11 @@ from fakes import EverySplitter, FakeReader
 from safe_embed.errors import ConfigError, TextTooLongError
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.graphemes import cluster_spans
+from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.packing import pack
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder
-from safe_embed.types import ChunkedInput
+from safe_embed.types import ChunkedInput, Span
 
 TINY = (EverySplitter("。\n"), EverySplitter("。\n、"))
 REAL = ladder(PunctuationSplitter())
@@ -333,6 +334,25 @@ def test_a_piece_goes_down_the_ladder(room: int, expected: str) -> None:
     text = expected.replace("|", "")
     (found,) = chunk(Chunker(REAL), [text], FakeReader(run_chars=1), room)
     assert expected == "|".join(pieces(text, found))
+
+
+def test_the_analyser_reads_only_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a text it is handed the clause that does not fit, and no more; mostly nothing at all."""
+    handed: list[str] = []
+    usual = MorphemeSplitter.split
+
+    def split(self: MorphemeSplitter, text: str) -> list[Span]:
+        handed.append(text)
+        return usual(self, text)
+
+    monkeypatch.setattr(MorphemeSplitter, "split", split)
+    clause = "今日は良い天気なので図書館で本を読んでいる。"
+    text = "春は花、夏は鳥。" * 9 + clause + "秋は月、冬は雪。" * 9
+    reader = FakeReader(run_chars=1)
+    chunk(Chunker(REAL), [text], reader, len(clause))
+    assert [] == handed
+    chunk(Chunker(REAL), [text], reader, len(clause) - 1)
+    assert [clause] == handed
 
 
 def test_what_is_handed_over_does_not_depend_on_hashing() -> None:
