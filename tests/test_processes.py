@@ -764,11 +764,12 @@ def test_an_error_of_our_own_leaves_nobody_waiting(saved: Path) -> None:
 
 
 _PARENT = """
-import sys, threading, time
+import signal, sys, threading, time
 from functools import partial
 import models, process_models
 from safe_embed import SafeEncoder
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 folder, mode = sys.argv[1:]
 encoder = SafeEncoder(folder, isolation="process", workers=1 if mode == "int" else 2)
 print(*(one.pid for one in encoder.stats.workers), flush=True)
@@ -826,7 +827,10 @@ def test_ctrl_c_ends_cleanly(saved: Path) -> None:
         time.sleep(0.5)
         os.kill(pid, signal.SIGINT)
         parent.send_signal(signal.SIGINT)
-        _, errors = parent.communicate(timeout=30)
+        try:
+            _, errors = parent.communicate(timeout=30)
+        finally:
+            parent.kill()
     assert "KeyboardInterrupt" in errors
     assert 1 == errors.count("Traceback")
     wait_until(lambda: not psutil.pid_exists(pid), 5)
