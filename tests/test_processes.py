@@ -65,7 +65,10 @@ def _nothing_left() -> Iterator[None]:
     """What a test began is gone after it: processes, threads, sockets, shared memory."""
     before = _left_over()
     yield
-    wait_until(lambda: _left_over() <= before)
+    end = time.monotonic() + 30
+    while (left := _left_over() - before) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert set() == left
 
 
 def _left_over() -> set[Any]:

@@ -51,7 +51,7 @@ WARM_UP_CALLS = 20
 WARM_UP_TOKENS = 50_000
 _KEPT_EVENTS = 100
 # How much longer than this process another one may take to come, until one has been seen to come:
-# it loads at low priority. Beside a caller that never pauses on two cores it took six times as long.
+# it loads at low priority. Beside a caller that never pauses it took six times as long (2 cores).
 _LEAD = 3.0
 # What a process holds jumps about for a moment, and shows no trend.
 _SHORTEST_TREND_SECONDS = 2.0
