@@ -53,6 +53,8 @@ _KEPT_EVENTS = 100
 # How much longer than this process another one may take to come, until one has been seen to come:
 # it loads at low priority. Beside a caller that never pauses it took six times as long (2 cores).
 _LEAD = 3.0
+# And how much longer than the one before it, once that was seen: what it meets varies.
+_KNOWN_LEAD = 2.0
 # What a process holds jumps about for a moment, and shows no trend.
 _SHORTEST_TREND_SECONDS = 2.0
 
@@ -141,7 +143,7 @@ class Keeper:
         Args:
             lead_seconds: As the one before this had to wait for this one.
         """
-        self._lead_seconds = lead_seconds
+        self._lead_seconds = _KNOWN_LEAD * lead_seconds
         self._ladder.learn(Rung.PROCESS)
 
     def stay(self, error: BaseException) -> None:
