@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.errors import ConfigError
 from safe_embed.inputs import check_positive
+from safe_embed.model.attributes import embedding_dimension
 from safe_embed.model.inference import Inference
-from safe_embed.model.loader import embedding_dimension, stop_pool
+from safe_embed.model.loader import stop_pool
 from safe_embed.types import Stats
 
 if TYPE_CHECKING:

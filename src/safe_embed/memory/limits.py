@@ -14,6 +14,7 @@ _CGROUP_MOUNT = re.compile(
 )
 # No limit is 2**63 less one page in cgroup v1, and a page has 4 to 64 KiB.
 _NO_LIMIT_BYTES = 2**60
+_HEADROOM = 1.2
 
 
 class Limit(NamedTuple):
@@ -172,6 +173,19 @@ def tightest(first: Limit, *others: Limit | None) -> Limit:
     """
     there = [first, *(limit for limit in others if limit is not None)]
     return min(there, key=lambda limit: limit.room_bytes)
+
+
+def fits(needed_bytes: int, room_bytes: int | None) -> bool:
+    """Tell whether there is room for one more of what is there already.
+
+    Args:
+        needed_bytes: What the first one was seen to take.
+        room_bytes: What is left; ``None`` if nobody knows, and nothing bounds it.
+
+    Returns:
+        Whether more is left than a fifth above that: the second one never takes just as much.
+    """
+    return room_bytes is None or room_bytes > _HEADROOM * needed_bytes
 
 
 def address_space_limit(used_bytes: int | None) -> Limit | None:

@@ -17,8 +17,10 @@ from functools import partial
 from typing import Any
 
 from safe_embed.errors import ReloadError, WorkerError
+from safe_embed.memory.limits import fits
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.calls import Calls
+from safe_embed.model.canary import is_same
 from safe_embed.model.handle import Handle
 from safe_embed.model.inference import Settings
 from safe_embed.model.messages import (
@@ -36,7 +38,8 @@ from safe_embed.model.messages import (
     Tally,
     Told,
 )
-from safe_embed.model.places import Place, Plan, Recycling, is_same, none_begun
+from safe_embed.model.places import Place, Plan, Recycling, none_begun
+from safe_embed.model.record import Record
 from safe_embed.model.remote import RemoteInference
 from safe_embed.model.turns import CLOSED, Job
 from safe_embed.types import Event, Hook, MemorySample, Reason, Rung, WorkerState
@@ -47,9 +50,6 @@ logger = logging.getLogger("safe_embed")
 MOST_REFUSALS = 3
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
-# How much more room a second worker must have than the first was seen to take.
-_HEADROOM = 1.2
-_KEPT_EVENTS = 100
 
 
 class Dispatcher:
@@ -65,7 +65,7 @@ class Dispatcher:
     Attributes:
         begun: Is done when all workers are ready for the first time.
         inference: What flows are given; has a model's facts once *begun* is done.
-        events: The last hundred things done about memory.
+        record: What was done about memory.
         reloads: How often a model was loaded anew.
         changes: What users have set on the model, for workers that come later.
     """
@@ -83,10 +83,9 @@ class Dispatcher:
         if before is not None:
             self.inference.learn_from(before.inference)
             self.changes |= before.changes
-        self.events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self.record = Record(hooks)
         self.reloads = 0
         self._plan = plan
-        self._hooks = tuple(hooks)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._calls = Calls(self.inference, len(plan.devices))
         self._places = [Place(device) for device in plan.devices]
@@ -332,7 +331,7 @@ class Dispatcher:
 
     def _on_ready(self, worker: Handle, ready: Ready) -> None:
         place, known = self._workers[worker], self.inference.facts
-        if known is not None and not is_same(known, ready.facts):
+        if known is not None and not is_same(known.canary, ready.facts.canary):
             msg = "The model that was loaded gives other vectors than the one before."
             worker.refuse(ReloadError(msg))
             return
@@ -451,11 +450,9 @@ class Dispatcher:
         facts = worker.facts
         if facts is None:
             return False
-        rooms = (
-            (self._sampler.take(fresh=True).room_bytes, facts.load_bytes),
-            (worker.sample.device_free_bytes, facts.weights_bytes),
+        return fits(facts.load_bytes, self._sampler.take(fresh=True).room_bytes) and fits(
+            facts.weights_bytes, worker.sample.device_free_bytes
         )
-        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
         self.changes |= changes
@@ -463,10 +460,5 @@ class Dispatcher:
             worker.send(Change(dict(changes)))
 
     def _tell(self, event: Event) -> None:
-        self.events.append(event)
         self.reloads += (event.kind, event.rung) == ("remedy", Rung.MODEL)
-        for hook in self._hooks:
-            try:
-                hook(event)
-            except BaseException:  # SystemExit too: a hook ends nothing
-                logger.warning("a hook failed", exc_info=True)
+        self.record.add(event)

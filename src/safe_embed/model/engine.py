@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +85,8 @@ class Engine(Inference):
         """Embed one batch, padded to *shape* at least; gives vectors of shape (n, dimension)."""
         if device is not None:  # a worker that has not been told otherwise
             self.move(device)
-        found = self._embed_in_parts(encodings, prompt, shape, model_kwargs)
+        embed = partial(self._embed, prompt=prompt, model_kwargs=model_kwargs)
+        found = self._in_parts(embed, encodings, *shape)
         self.done = self.done.plus(*forward_work(encodings, shape))
         return found
 
@@ -109,21 +112,21 @@ class Engine(Inference):
         """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""
         reader = self._reader("")
         encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
-        return self._embed(encodings, "", (0, 0), {})
+        return self._embed(encodings, shape=(0, 0))
 
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
 
-    def _embed_in_parts(
+    def _in_parts(
         self,
+        embed: Callable[..., FloatArray],
         encodings: Sequence[Encoding],
-        prompt: str,
-        shape: tuple[int, int],
-        model_kwargs: Mapping[str, Any],
+        rows: int,
+        columns: int,
     ) -> FloatArray:
         """Embed a batch; where the device has no memory for it, half of it at a time."""
         try:
-            return self._embed(encodings, prompt, shape, model_kwargs)
+            return embed(encodings, shape=(rows, columns))
         except (RuntimeError, MemoryError) as error:
             if len(encodings) == 1 or not _is_out_of_memory(error):
                 raise
@@ -135,9 +138,8 @@ class Engine(Inference):
             "max_batch_tokens avoids the attempt.",
             *(self.model.device, len(encodings), max(map(len, encodings))),
         )
-        rows, columns = shape
         halves = [
-            self._embed_in_parts(part, prompt, (-(-rows // 2), columns), model_kwargs)
+            self._in_parts(embed, part, -(-rows // 2), columns)
             for part in (encodings[:middle], encodings[middle:])
         ]
         return np.concatenate(halves)
@@ -145,9 +147,10 @@ class Engine(Inference):
     def _embed(
         self,
         encodings: Sequence[Encoding],
-        prompt: str,
+        *,
         shape: tuple[int, int],
-        model_kwargs: Mapping[str, Any],
+        prompt: str = "",
+        model_kwargs: Mapping[str, Any] = MappingProxyType({}),
     ) -> FloatArray:
         import torch
 

@@ -240,7 +240,7 @@ class Fleet(Queue[Inference]):
             dispatcher.reloads,
             dispatcher.newest_sample,
             next((one.baseline for one in workers), None),
-            tuple(dispatcher.events),
+            tuple(dispatcher.record.events),
             workers,
         )
 

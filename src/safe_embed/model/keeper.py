@@ -9,7 +9,6 @@ import gc
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,9 +24,11 @@ from safe_embed.memory.remedies import (
     trim,
 )
 from safe_embed.memory.sampling import Sampler
+from safe_embed.model.attributes import ends_in_normalize
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Settings
-from safe_embed.model.loader import ModelSource, ends_in_normalize
+from safe_embed.model.loader import ModelSource
+from safe_embed.model.record import Record
 from safe_embed.model.renewal import Renewal
 from safe_embed.types import (
     Event,
@@ -49,7 +50,6 @@ logger = logging.getLogger("safe_embed")
 # counts from there.
 WARM_UP_CALLS = 20
 WARM_UP_TOKENS = 50_000
-_KEPT_EVENTS = 100
 # How much longer than this process another one may take to come, until one has been seen to come:
 # it loads at low priority. Beside a caller that never pauses it took six times as long (2 cores).
 _LEAD = 3.0
@@ -84,7 +84,7 @@ class Keeper:
         self._left: BaseException | bool = False
         self._climbs_for: Reason | None = None
         self._policy = policy
-        self._hooks = tuple(hooks)
+        self._record = Record(hooks)
         self._sampler = Sampler()
         before = self._sampler.take(fresh=True)
         model = source.load()
@@ -102,7 +102,6 @@ class Keeper:
         )
         self._ladder = Ladder(self._remedies(), self._measure, self._tell)
         self._climb: Iterator[None] | None = None
-        self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._reloads = 0
         self._baseline: MemorySample | None = None
         self._remedied_at: float | None = None
@@ -124,7 +123,7 @@ class Keeper:
             self._reloads,
             self._sampler.take(),
             self._baseline,
-            tuple(self._events),
+            tuple(self._record.events),
         )
 
     @property
@@ -292,11 +291,10 @@ class Keeper:
         return self._sampler.take(fresh=True, fresh_heap=False)
 
     def _tell(self, event: Event) -> None:
-        """Report a step to log, stats and hooks; a hook that fails stops nothing."""
+        """Report a step to log, stats and hooks."""
         self._remedied_at = time.monotonic()
         if event.rung > Rung.TRIM:
             self._renewed_at = self._remedied_at
-        self._events.append(event)
         level = logging.INFO if event.kind == "remedy" else logging.WARNING
         if event.rung == Rung.TRIM:
             level = logging.DEBUG  # there are many
@@ -306,11 +304,7 @@ class Keeper:
             *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
             *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
         )
-        for hook in self._hooks:
-            try:
-                hook(event)
-            except BaseException:  # SystemExit too: a hook ends nothing
-                logger.warning("a hook failed", exc_info=True)
+        self._record.add(event)
 
     def _remedies(self) -> dict[Rung, Remedy]:
         """List what can be done for this model."""

@@ -11,10 +11,7 @@ from safe_embed.errors import WorkerError
 from safe_embed.model.handle import UNKNOWN, Handle
 from safe_embed.model.inference import Settings
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.messages import ModelFacts
 from safe_embed.types import MemorySample, Reason, ReloadPolicy
-
-_SAME_MODEL_COSINE = 0.9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +83,6 @@ class Place:
     serving: Handle | None = None
     coming: Handle | None = None
     retry_at: float | None = None
-
-
-def is_same(known: ModelFacts, fresh: ModelFacts) -> bool:
-    """Whether two models give the same vectors, by their canaries.
-
-    Args:
-        known: Of the model that serves.
-        fresh: Of one that wants to.
-
-    Returns:
-        Whether the one may stand in for the other.
-    """
-    if known.canary.shape != fresh.canary.shape:
-        return False
-    return float(known.canary @ fresh.canary) >= _SAME_MODEL_COSINE
 
 
 def none_begun(times: int, wait_seconds: float, error: BaseException) -> WorkerError:

@@ -14,26 +14,22 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from safe_embed.errors import ReloadError
+from safe_embed.memory.limits import fits
 from safe_embed.memory.remedies import bound_tokenizer_cache, clear_tokenizer_cache
-from safe_embed.model.engine import Engine
-from safe_embed.model.loader import (
-    Loading,
-    ModelSource,
+from safe_embed.model.attributes import (
     apply_settings,
     set_tokenizer,
     user_settings,
     weights_bytes,
 )
+from safe_embed.model.canary import CANARY, is_same
+from safe_embed.model.engine import Engine
+from safe_embed.model.loader import Loading, ModelSource
 from safe_embed.pooling import normalize
 from safe_embed.types import FloatArray, MemorySample
 
-# How much more room a new model beside the old one must have than the first one was seen to take.
-_HEADROOM = 1.2
 # Without a model, a load is tried no more often than this.
 _RETRY_SECONDS = 10.0
-# A fresh model must give this text the vector that the old one gave.
-_CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
-_SAME_MODEL_COSINE = 0.9999
 
 
 class _Look(NamedTuple):
@@ -135,16 +131,14 @@ class Renewal:
         Returns:
             A unit vector, shape (dimension,).
         """
-        [vector] = (engine or self._engine).embed_now([_CANARY])
+        [vector] = (engine or self._engine).embed_now([CANARY])
         return normalize(vector)
 
     def _exchange(self, model: Any, look: _Look) -> None:
         """Put a fresh model in the place of the old one, if it is the same model."""
         apply_settings(model, look.settings)
         fresh = replace(self._engine, model=model, tokenizer=self._source.tokenizer_of(model))
-        canary = self.canary(fresh)
-        # Not `<`: a model that gives NaN is another one.
-        if not float(canary @ look.canary) >= _SAME_MODEL_COSINE:
+        if not is_same(look.canary, self.canary(fresh)):
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
         bound_tokenizer_cache(fresh.tokenizer)
         self._engine.model, self._engine.tokenizer = fresh.model, fresh.tokenizer
@@ -153,11 +147,9 @@ class Renewal:
     def _has_room(self) -> bool:
         """Whether two models fit, into the memory of the process and that of the device."""
         sample = self._measure()
-        rooms = (
-            (sample.room_bytes, self._load_bytes),
-            (sample.device_free_bytes, weights_bytes(self._engine.model)),
+        return fits(self._load_bytes, sample.room_bytes) and fits(
+            weights_bytes(self._engine.model), sample.device_free_bytes
         )
-        return all(room is None or room > _HEADROOM * needed for room, needed in rooms)
 
     def _look(self) -> _Look:
         """Note what a fresh model must be like, at the last moment: users may change settings."""

@@ -20,14 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
+from safe_embed.model.attributes import embedding_dimension, user_settings, weights_bytes
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Task
 from safe_embed.model.keeper import Keeper
-from safe_embed.model.loader import (
-    embedding_dimension,
-    user_settings,
-    weights_bytes,
-)
 from safe_embed.model.messages import (
     Begun,
     Change,
