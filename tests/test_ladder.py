@@ -486,6 +486,19 @@ def test_no_history_keeps_a_reachable_bound_from_being_reached(
     assert world.held <= world.base + 50 * MIB
 
 
+def test_what_was_out_of_reach_is_not_once_less_was_held() -> None:
+    """A reload fails, and for another reason works: the bound that it missed is obeyed again."""
+    world = World(grown={MODEL: 228 * MIB}, failing={MODEL})
+    assert [TRIM, CACHE, TOKENIZER, MODEL] == world.under(-200)
+    world.failing = set()
+    world.now += 31
+    assert [TRIM, CACHE, TOKENIZER, MODEL] == world.under(-200, at_most=MODEL)
+    assert world.base == world.held
+    world.grown[TRIM] = 290 * MIB
+    assert TRIM in world.under()
+    assert world.base == world.held
+
+
 # The remedies themselves
 
 _TRIM = """

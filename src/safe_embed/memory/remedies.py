@@ -173,6 +173,7 @@ class Ladder:
         seconds = self._clock() - started
         self._schedule(rung, seconds, failed=error is not None)
         after = self._measure()
+        self._lower_floors(after)
         if error is None:
             self._tell(Event("remedy", text, rung, before, after, seconds))
         else:
@@ -212,6 +213,12 @@ class Ladder:
             return False
         margin = _TRIM_MARGIN_BYTES if reason.at_most == Rung.TRIM else floor // 10
         return sample.held_bytes <= floor + margin
+
+    def _lower_floors(self, sample: MemorySample) -> None:
+        """Forget that less could not be had, where less is held by now."""
+        held = sample.held_bytes
+        if held is not None:
+            self._floors = {at_most: min(floor, held) for at_most, floor in self._floors.items()}
 
     def _may_retry(self, at_most: Rung) -> bool:
         """Whether a rung that failed, and might have reached the bound, has waited long enough."""
