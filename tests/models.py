@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 UPSTREAM = int(version("sentence-transformers").partition(".")[0])
 HAS_MODERNBERT = tuple(map(int, version("transformers").split(".")[:2])) >= (4, 48)
+# All architectures compute attention by one function that can be exchanged.
+HAS_ONE_ATTENTION = int(version("transformers").partition(".")[0]) >= 5
 
 # The names and prompts of ruri-v3's model card.
 RURI_PROMPTS = {"query": "検索クエリ: ", "document": "検索文書: ", "topic": "トピック: "}
@@ -282,6 +284,31 @@ def _unigram() -> Tokenizer:
         special_tokens=[("<s>", 1), ("</s>", 2)],
     )
     return found
+
+
+@functools.cache
+def architecture(name: str) -> SentenceTransformer:
+    """A small random model of an architecture; ModernBERT's local layers see 17 tokens."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    path = folder(f"architecture_{name}")
+    tokenizer = _llama_like(LIMIT)
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(45)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        name,
+        vocab_size=len(tokenizer),
+        num_hidden_layers=4,
+        max_position_embeddings=LIMIT + 8,
+        pad_token_id=3,
+        initializer_range=0.2,
+        **({"local_attention": 16} if name == "modernbert" else {}),
+        **shape,
+    )
+    AutoModel.from_config(config).save_pretrained(path)
+    return assemble(path)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safe_embed.memory.remedies import trim
+from safe_embed.model import unpadded
 from safe_embed.model.inference import Inference, Task, forward_work
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
@@ -36,10 +37,14 @@ class Engine(Inference):
         unit_length: Whether the model ends in Normalize.
         model: The model, in evaluation mode; may be exchanged between two tasks.
         tokenizer: Its tokenizer, used by this object alone; likewise.
+
+    Attributes:
+        unpadded: Whether batches go through this model without padding, on a CPU.
     """
 
     model: SentenceTransformer
     tokenizer: Any
+    unpadded: bool = False
 
     @property
     def limit_tokens(self) -> float | None:
@@ -87,7 +92,7 @@ class Engine(Inference):
             self.move(device)
         embed = partial(self._embed, prompt=prompt, model_kwargs=model_kwargs)
         found = self._in_parts(embed, encodings, *shape)
-        self.done = self.done.plus(*forward_work(encodings, shape))
+        self.done = self.done.plus(*forward_work(encodings, shape, unpadded=self._unpads))
         return found
 
     def raw(self, texts: Sequence[str], *, upstream: Mapping[str, Any]) -> list[Any]:
@@ -113,6 +118,10 @@ class Engine(Inference):
         reader = self._reader("")
         encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
         return self._embed(encodings, shape=(0, 0))
+
+    @property
+    def _unpads(self) -> bool:
+        return self.unpadded and self.device_type == "cpu"
 
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
@@ -161,10 +170,22 @@ class Engine(Inference):
             name: value.to(device) if torch.is_tensor(value) else value
             for name, value in found.items()
         }
+        differ = len(set(map(len, encodings))) > 1
         with torch.inference_mode():
-            out = self.model(features, **model_kwargs)["sentence_embedding"]
+            if self._unpads and differ and not model_kwargs:
+                out = self._without_padding(features)
+            else:
+                out = self.model(features, **model_kwargs)["sentence_embedding"]
             vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
         return vectors
+
+    def _without_padding(self, features: dict[str, Any]) -> Any:
+        try:
+            return unpadded.forward(self.model, features)["sentence_embedding"]
+        except unpadded.NotAskedError:
+            logger.warning("The model does not compute attention as expected: batches are padded.")
+            self.unpadded = False
+        return self.model(features)["sentence_embedding"]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

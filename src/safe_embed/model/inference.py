@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from safe_embed.errors import TextTooLongError, WorkerError
 from safe_embed.model.batching import batches
 from safe_embed.model.tokenization import portions
+from safe_embed.model.unpadded import STEP as UNPADDED_STEP
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
 from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, TextPlan
@@ -357,17 +358,20 @@ class Inference(ABC):
         return min(wanted, request.batch_size * self.budget_tokens)
 
 
-def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int]) -> Done:
+def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int], *, unpadded: bool) -> Done:
     """Count what a batch gives the model to read.
 
     Args:
         encodings: The batch.
         shape: Rows and columns that it is filled up to.
+        unpadded: Whether it is not filled up, as chunks of different lengths need not be.
 
     Returns:
         Tokens and padding.
     """
     lengths = [len(one) for one in encodings]
+    if unpadded and len(set(lengths)) > 1:
+        return Done(tokens=sum(lengths), padding=-sum(lengths) % UNPADDED_STEP)
     cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
     return Done(tokens=sum(lengths), padding=cells - sum(lengths))
 

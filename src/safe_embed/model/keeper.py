@@ -30,6 +30,7 @@ from safe_embed.model.inference import Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.record import Record
 from safe_embed.model.renewal import Renewal
+from safe_embed.model.unpadded import is_supported
 from safe_embed.types import (
     Event,
     Hook,
@@ -89,6 +90,7 @@ class Keeper:
         before = self._sampler.take(fresh=True)
         model = source.load()
         self.engine = Engine(settings, ends_in_normalize(model), model, source.tokenizer_of(model))
+        self.engine.unpadded = not settings.few_shapes and is_supported(model)
         bound_tokenizer_cache(self.engine.tokenizer)
         self._device = model.device.type
         self._sampler = Sampler(self._device)

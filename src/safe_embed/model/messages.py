@@ -97,6 +97,7 @@ class ModelFacts:
         weights_bytes: What its weights take on the device.
         load_bytes: Anonymous memory of the process with the model, before any work.
         canary: The vector of a fixed text, by which the model is known.
+        unpadded: Whether batches go through it without padding.
     """
 
     limit_tokens: float | None
@@ -109,6 +110,7 @@ class ModelFacts:
     weights_bytes: int
     load_bytes: int
     canary: FloatArray = field(repr=False)
+    unpadded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

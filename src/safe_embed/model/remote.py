@@ -76,7 +76,9 @@ class RemoteInference(Inference):
             task: A task that is done.
         """
         if task.name == "forward":
-            self.done = self.done.plus(*forward_work(task.items, task.options["shape"]))
+            unpadded = self.device_type == "cpu" and self.facts is not None and self.facts.unpadded
+            shape = task.options["shape"]
+            self.done = self.done.plus(*forward_work(task.items, shape, unpadded=unpadded))
             device = task.options["device"]
             if device is not None:  # which works: later workers begin there
                 self.known.device_name = str(device)

@@ -180,6 +180,7 @@ def _facts(keeper: Keeper) -> ModelFacts:
         weights_bytes(model),
         keeper.sample.held_bytes or 0,
         keeper.renewal.canary(),
+        keeper.engine.unpadded,
     )
 
 
