@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
+import runpy
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from quoted import quoted
 
 Run = dict[str, Any]
 Info = dict[str, Any]
@@ -19,6 +24,9 @@ Info = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
 FIGURES = ROOT / "docs" / "_figures"
+QUOTED = ROOT / "docs" / "ja" / "figures.json"
+# Draws bars of what pages quote.
+BARS = ROOT / "docs" / "_pictures" / "draw.py"
 BEGIN, END = "<!-- figures of benchmarks/report.py -->", "<!-- end of figures -->"
 
 ARMS = {
@@ -454,6 +462,11 @@ README_WORDS = {
             "Source: `make bench`, [the run](benchmarks/results/published.json) on {cores} cores; "
             "JaQuAD dev, multilingual-e5-small. [All benchmarks](docs/benchmarks.md)."
         ),
+        (
+            "Paragraphs are embedded {jaquad_fp32} times as fast as by `encode` with its defaults, "
+            '{jaquad_bf16} times with `dtype="auto"`; sections of a manual {debian_fp32} and '
+            "{debian_bf16} times."
+        ),
     ),
     "ja": (
         "日本語の記事{documents}本（{shortest}字から{longest}字）、質問{questions}問での測定です。",
@@ -462,14 +475,17 @@ README_WORDS = {
             "出典は `make bench`（[測定記録](benchmarks/results/published.json)、{cores}コア、"
             "JaQuAD dev、multilingual-e5-small）。[測定のすべて](docs/benchmarks.md)（英語）。"
         ),
+        (
+            '速さは、既定の `encode` に比べて、段落で{jaquad_fp32}倍（`dtype="auto"` なら'
+            "{jaquad_bf16}倍）、手引きの節で{debian_fp32}倍（同じく{debian_bf16}倍）です。"
+        ),
     ),
 }
 
 
 def _readme_block(run: Run, language: str) -> str:
     forms = {one["form"]: one for one in of(run, "test_retrieval") if one["source"] == "jaquad_dev"}
-    said, head, source = README_WORDS[language]
-    values = {form: forms[form]["arms"][vector] for form, vector, *_ in README_ROWS}
+    said, head, source, speed = README_WORDS[language]
     rows = []
     for form, vector, english, japanese in README_ROWS:
         values = forms[form]["arms"][vector]
@@ -483,7 +499,8 @@ def _readme_block(run: Run, language: str) -> str:
         longest=number(first["longest_chars"], 0),
     )
     cores = source.format(cores=run["machine_info"]["cores"])
-    return f"\n{told}\n\n{table([head, 'R@1', 'MRR'], rows)}\n\n{cores}\n"
+    found = f"{table([head, 'R@1', 'MRR'], rows)}\n\n{speed.format(**quoted(run))}"
+    return f"\n{told}\n\n{found}\n\n{cores}\n"
 
 
 def pictures(run: Run, folder: Path) -> None:
@@ -497,6 +514,61 @@ def pictures(run: Run, folder: Path) -> None:
             figure = Figure(figsize=(7.2, 4.2), layout="constrained")
             draw(figure, run)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+
+
+# Causes of growth with a curve in the run: test, and for each line its stack, arm and words.
+CAUSES = {
+    "allocator": (
+        "test_remedies",
+        [
+            ("current", "raw", "nothing is given back", "何も返さない"),
+            ("current", "reload", "a new model every 25 calls", "25回ごとにモデルを作り直す"),
+            ("current", "trim", "a trim after each call", "毎回 malloc_trim を呼ぶ"),
+            ("current", "default policy", "safe_embed, default", "safe_embed（既定）"),
+        ],
+    ),
+    "long_runs": (
+        "test_long_runs",
+        [
+            ("oldest", "raw", "tokenizers 0.20, nothing done", "tokenizers 0.20、何もしない"),
+            ("oldest", "default policy", "0.20, safe_embed", "0.20、safe_embed"),
+            ("current", "raw", "0.23, nothing done", "0.23、何もしない"),
+            ("current", "default policy", "0.23, safe_embed", "0.23、safe_embed"),
+        ],
+    ),
+}
+AXES = {
+    "en": ("calls", "anonymous memory over warm-up, MB"),
+    "ja": ("呼び出しの回数", "暖機のあとから増えた無名メモリ（MB）"),
+}
+
+
+def causes(run: Run, folder: Path) -> None:
+    """Draw the curves of the pages on growth, once a language."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings = {"svg.hashsalt": "safe_embed", "svg.fonttype": "none", "font.size": 12}
+    # The fonts that draw Japanese are those of the browser.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        for language, (x, y) in AXES.items():
+            for name, (test, lines) in CAUSES.items():
+                found = {(one["stack"], one["arm"]): one for one in of(run, test)}
+                figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+                axes = figure.subplots()
+                for stack, arm, *words in lines:
+                    one = found[stack, arm]
+                    calls, sizes = zip(*one["curve"], strict=True)
+                    grown = [(size - one["base_bytes"]) / 1e6 for size in sizes]
+                    axes.plot(calls, grown, label=words[language == "ja"], linewidth=1.6)
+                axes.set_xlabel(x)
+                axes.set_ylabel(y)
+                figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
+                suffix = "" if language == "en" else ".ja"
+                path = folder / f"{name}{suffix}.svg"
+                figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 def _speed(figure: Any, run: Run) -> None:
@@ -544,7 +616,7 @@ def _found(figure: Any, run: Run) -> None:
 
 
 def main() -> None:
-    """Write tables, pictures and the READMEs' figures."""
+    """Write tables, pictures, and the figures that pages and READMEs quote."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", default=PUBLISHED, help="JSON of a run")
     parser.add_argument("--into", type=Path, default=FIGURES, help="folder for tables and pictures")
@@ -554,7 +626,10 @@ def main() -> None:
     for name, write in TABLES.items():
         (asked.into / f"{name}.md").write_text(write(run) + "\n", encoding="utf-8")
     pictures(run, asked.into)
+    causes(run, asked.into)
     if asked.into == FIGURES:
+        QUOTED.write_text(json.dumps(quoted(run), indent=1) + "\n", encoding="utf-8")
+        runpy.run_path(str(BARS), run_name="__main__")
         for name, language in (("README.md", "en"), ("README.ja.md", "ja")):
             path = ROOT / name
             path.write_text(readme(path.read_text("utf-8"), run, language), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import json
 import sys
 from importlib.metadata import version as _version
 from pathlib import Path
@@ -33,7 +34,10 @@ html_show_sphinx = False
 # Its words are cut as Japanese; what is not Japanese it leaves whole.
 html_search_language = "ja"
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
+# Figures of the published run; beside the manual, since the wheel needs them too.
+_quoted = Path(__file__).parent / "ja" / "figures.json"
+myst_substitutions = json.loads(_quoted.read_text(encoding="utf-8"))
 myst_heading_anchors = 3  # [text](page.md#heading) is checked
 
 # Types stand in the signatures alone, and so do the parameters of a constructor.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import report
+from safe_embed.demo import read_manual
 
 RUN = json.loads(report.PUBLISHED.read_text(encoding="utf-8"))
 
@@ -26,10 +27,33 @@ def test_tables_are_of_the_published_run(name: str) -> None:
 def test_pictures_are_of_the_published_run(tmp_path: Path) -> None:
     """Each committed picture is made of the committed JSON."""
     report.pictures(RUN, tmp_path)
+    report.causes(RUN, tmp_path)
     drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert drawn == {
         path.name: path.read_text(encoding="utf-8") for path in report.FIGURES.glob("*.svg")
     }
+
+
+def test_pages_quote_the_published_run() -> None:
+    """What pages quote in their sentences is picked from the committed JSON."""
+    committed = json.loads(report.QUOTED.read_text(encoding="utf-8"))
+    assert report.quoted(RUN) == committed
+    pages = (report.ROOT / "docs").rglob("*.md")
+    names = {
+        name
+        for page in pages
+        if "_build" not in page.parts
+        for name in re.findall(r"{{ (\w+) }}", page.read_text(encoding="utf-8"))
+    }
+    assert names
+    assert names <= committed.keys()
+
+
+def test_the_demo_reads_the_figures() -> None:
+    """Who asks the manual is not answered with the name of a figure."""
+    pages = read_manual()
+    assert len(pages) > 3
+    assert not any("{{" in page.text for page in pages)
 
 
 @pytest.mark.parametrize(("name", "language"), [("README.md", "en"), ("README.ja.md", "ja")])

@@ -55,7 +55,8 @@ def test_the_wheel_holds_the_package_its_types_and_the_manual(wheel: Path) -> No
     sources = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
     manual = [f"manual/{path.name}" for path in (ROOT / "docs" / "ja").glob("*.md")]
     assert manual
-    expected = {f"safe_embed/{name}" for name in (*sources, *manual, "py.typed")}
+    others = ("manual/figures.json", "py.typed")
+    expected = {f"safe_embed/{name}" for name in (*sources, *manual, *others)}
     names = set(ZipFile(wheel).namelist())
     assert expected == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,20 @@ def test_others_use_the_same_model_meanwhile() -> None:
             thread.join()
     assert len(moved) > 1
     assert max(moved) < 1e-5
+
+
+def test_two_encoders_share_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    """Both work without padding at the same moment, and leave the model as it was."""
+    model = models.small()
+    texts = [models.long_text(n) for n in range(1, 4)] * 3
+    expected = model.encode(texts)
+    with SafeEncoder(model) as one, SafeEncoder(model) as other, ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda n: (one, other)[n % 2].encode(texts), range(40)):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        for encoder in (one, other):
+            assert encoder.stats.padding_tokens < 40 * unpadded.STEP
+    assert "padded" not in caplog.text
+    assert model[0].auto_model.config._attn_implementation == "sdpa"
 
 
 def test_a_worker_counts_what_it_does() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,10 +40,10 @@ def demo(
     ] = None,
 ) -> None:
     """Answer questions from long Japanese documents. 長い文書から質問に答えます."""
-    from safe_embed.demo import QUESTIONS, read_documents, run, sample_questions
+    from safe_embed.demo import QUESTIONS, read_documents, read_manual, run, sample_questions
 
     paths = [*(text or ()), *(more or ())]
-    documents = read_documents(paths or manual_pages())
+    documents = read_documents(paths) if paths else read_manual()
     if not question:
         question = sample_questions(documents) if paths else list(QUESTIONS)
     run(documents, question, Console(highlight=False))
@@ -78,18 +77,6 @@ def split(
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             typer.echo(f"{start}\t{end}\t{json.dumps(piece, ensure_ascii=False)[1:-1]}")
-
-
-def manual_pages() -> list[Path]:
-    """Find the Japanese manual: in the installed package, or in the repository it runs from.
-
-    Returns:
-        Its pages, longest first.
-    """
-    packaged = Path(str(files("safe_embed") / "manual"))
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "docs" / "ja"
-    pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
-    return sorted(pages, key=lambda page: -page.stat().st_size)
 
 
 def main() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,23 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
             raise InvalidTextError(msg, index)
         documents.append(Document(path.name, text))
     return documents
+
+
+def read_manual() -> list[Document]:
+    """Read the Japanese manual, from the installed package or the repository that it runs from.
+
+    Returns:
+        Its pages, longest first, with the figures that they name: {{ questions }} -> 300.
+    """
+    packaged = Path(str(files("safe_embed") / "manual"))
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "docs" / "ja"
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
+    pages.sort(key=lambda page: -page.stat().st_size)
+    return [
+        Document(one.name, re.sub(r"{{ (\w+) }}", lambda name: figures[name[1]], one.text))
+        for one in read_documents(pages)
+    ]
 
 
 def sample_questions(documents: Sequence[Document], most: int = 8) -> list[str]:

@@ -6,7 +6,10 @@ but attention works on single tokens, so it is attention alone that must know wh
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -54,6 +57,20 @@ class _Now(threading.local):
 
 
 _now = _Now()
+# Of models in work, by the id of their configuration: their own attention, and by how many threads.
+_users: dict[int, tuple[Any, int]] = {}
+_changing = threading.Lock()
+
+
+def _forget() -> None:
+    """After a fork: threads that were at work are not in the child."""
+    global _changing  # noqa: PLW0603 a lock that a vanished thread holds is never released
+    _changing = threading.Lock()
+    _users.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def is_supported(model: Any) -> bool:
@@ -71,7 +88,7 @@ def is_supported(model: Any) -> bool:
         getattr(config, "model_type", None) in _ARCHITECTURES
         and version("transformers").partition(".")[0] == _TRANSFORMERS
         and type(inner).__module__.startswith("transformers.models.")
-        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and getattr(config, "_attn_implementation", None) in {"sdpa", _NAME}
         and not (config.output_hidden_states or getattr(config, "is_decoder", False))
         and model.device.type == "cpu"
         and model.tokenizer.padding_side == "right"
@@ -93,21 +110,37 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
         NotAskedError: If it cannot be done, against all expectation.
     """
     _prepare(model[0])
-    config = model[0].auto_model.config
-    before = config._attn_implementation  # noqa: SLF001 its public setter looks through all modules
     mask = features["attention_mask"].bool()
     lengths = mask.sum(dim=1).tolist()
     runs = [(len(list(same)), length) for length, same in groupby(lengths)]
     if fill := -sum(lengths) % STEP:
         runs.append((1, fill))
-    _now.batch = _Batch(features, mask, runs)
-    config._attn_implementation = _NAME  # noqa: SLF001
-    try:
-        found: dict[str, Any] = model(features)
-    finally:
-        config._attn_implementation = before  # noqa: SLF001
-        _now.batch = None
+    with _attending(model[0].auto_model.config):
+        _now.batch = _Batch(features, mask, runs)
+        try:
+            found: dict[str, Any] = model(features)
+        finally:
+            _now.batch = None
     return found
+
+
+@contextmanager
+def _attending(config: Any) -> Iterator[None]:
+    """Have a model ask for the attention below, until the last who wants it has left."""
+    with _changing:
+        before, users = _users.get(id(config)) or (config._attn_implementation, 0)  # noqa: SLF001
+        _users[id(config)] = before, users + 1
+        # Its public setter looks through all modules, for each batch.
+        config._attn_implementation = _NAME  # noqa: SLF001
+    try:
+        yield
+    finally:
+        with _changing:
+            before, users = _users.pop(id(config))
+            if users > 1:
+                _users[id(config)] = before, users - 1
+            else:
+                config._attn_implementation = before  # noqa: SLF001
 
 
 def _prepare(first: Any) -> None:
