@@ -35,11 +35,12 @@ def upstream(folder: str, device: str) -> Arms:
     return {"float32": embed, "bfloat16": embed_half, "loop": loop}
 
 
-def safe(folder: str, device: str, dtype: str | None) -> Arms:
+def safe(folder: str, device: str, dtype: str | None, isolation: str = "none") -> Arms:
     """SafeEncoder; nobody watches memory here."""
     from safe_embed import SafeEncoder
 
-    encoder = SafeEncoder(folder, device=device, reload=None, dtype=dtype)
+    options: dict[str, Any] = {"dtype": dtype, "isolation": isolation}
+    encoder = SafeEncoder(folder, device=device, reload=None, **options)
 
     def plan(texts: list[str]) -> Any:
         return encoder.plan(texts)

@@ -120,10 +120,11 @@ def faults(
         cap: How many tokens a chunk may have, special tokens included.
 
     Returns:
-        Chunks; those over the cap; texts that the chunks do not make up.
+        Chunks; those over the cap as they are embedded, without blanks around them; texts that the
+        chunks do not make up.
     """
     made = list(cut)
-    encoded = tokenizer.encode_batch([chunk for chunks in made for chunk in chunks])
+    encoded = tokenizer.encode_batch([chunk.strip() for chunks in made for chunk in chunks])
     return {
         "chunks": len(encoded),
         "over_cap": sum(len(one.ids) > cap for one in encoded),

@@ -527,15 +527,6 @@ CAUSES = {
             ("current", "default policy", "safe_embed, default", "safe_embed（既定）"),
         ],
     ),
-    "long_runs": (
-        "test_long_runs",
-        [
-            ("oldest", "raw", "tokenizers 0.20, nothing done", "tokenizers 0.20、何もしない"),
-            ("oldest", "default policy", "0.20, safe_embed", "0.20、safe_embed"),
-            ("current", "raw", "0.23, nothing done", "0.23、何もしない"),
-            ("current", "default policy", "0.23, safe_embed", "0.23、safe_embed"),
-        ],
-    ),
 }
 AXES = {
     "en": ("calls", "anonymous memory over warm-up, MB"),

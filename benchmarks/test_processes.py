@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import embedders
+from alone import Alone
 from conftest import Records, Size, expect
 from safe_embed import SafeEncoder
 
@@ -21,23 +23,16 @@ SHORT = "文書の数は今日も増えています。"
 
 
 @pytest.fixture(scope="module")
-def pair(model_folder: Path) -> Iterator[tuple[SafeEncoder, SafeEncoder]]:
-    """The offline model beside a thread, the control, and in a process of its own."""
-    path = str(model_folder)
-    with (
-        SafeEncoder(path, device="cpu", reload=None) as beside,
-        SafeEncoder(path, device="cpu", reload=None, isolation="process") as apart,
-    ):
-        for encoder in (beside, apart):
-            encoder.encode([SHORT] * 8)
-        yield beside, apart
+def pair(model_folder: Path) -> Iterator[tuple[Alone, Alone]]:
+    """The offline model beside a thread, the control, and in a process of its own.
 
-
-def timed(encoder: SafeEncoder, texts: Any) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    encoder.encode(texts)
-    return time.perf_counter() - started
+    Neither is in this process, whose own threads would slow down the first.
+    """
+    where = (str(model_folder), "cpu", None)
+    found = Alone(embedders.safe, *where), Alone(embedders.safe, *where, "process")
+    yield found
+    for one in found:
+        one.close()
 
 
 @pytest.mark.parametrize("is_one", [True, False], ids=["one text", "many texts"])
@@ -45,7 +40,7 @@ def test_overhead(
     is_one: bool,  # noqa: FBT001 pytest passes by name
     benchmark: BenchmarkFixture,
     records: Records,
-    pair: tuple[SafeEncoder, SafeEncoder],
+    pair: tuple[Alone, Alone],
     size: Size,
 ) -> None:
     """The same texts beside a thread and in a process, in turn: seconds, and their ratio."""
@@ -57,10 +52,11 @@ def test_overhead(
     pairs: list[tuple[float, float]] = []
 
     def both() -> None:
-        pairs.append((timed(pair[0], texts), timed(pair[1], texts)))
+        pairs.append((pair[0].timed("encode")(), pair[1].timed("encode")()))
 
-    for encoder in pair:
-        encoder.encode(SHORT if is_one else texts[:8])
+    for one in pair:
+        one.keep(texts)
+        one.result("encode", SHORT if is_one else texts[:8])
 
     benchmark.pedantic(both, rounds=rounds)
     beside, apart = (median(one) for one in zip(*pairs, strict=True))
