@@ -80,7 +80,7 @@ def _speed(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if one["source"] == source and one["device"] == "cpu"
         ]
         for short, arm in EMBEDDERS.items():
-            yield f"{name}_{short}", f"{info['arms'][arm]['times_control']:.1f}"
+            yield f"{name}_{short}", f"{info['arms'][arm]['times_control']:.2f}"
     [split], [chunk] = _of(run, "test_split"), _of(run, "test_chunk")
     for name, arm in SPLITTERS.items():
         yield f"{name}_mb_s", f"{split['arms'][arm]['per_second']:.1f}"

@@ -119,6 +119,13 @@ def encode(run: Run) -> str:
     return "\n\n".join(_encode(one) for one in of(run, "test_encode"))
 
 
+def apart(info: Info) -> str:
+    """Say of a table that was not timed with the others, and when it was."""
+    if (when := info.get("timed_apart")) is None:
+        return ""
+    return f" Timed by itself on {when['datetime'][:10]}, at commit `{when['commit'][:12]}`."
+
+
 def _encode(info: Info) -> str:
     limits = {
         dtype: info["arms"][f"matrix product, {dtype}"]["per_second"]
@@ -205,7 +212,7 @@ def chunk(run: Run) -> str:
     ]
     title = (
         f"{info['texts']} articles, {info['amount']} MB, at most {info['cap_tokens']} tokens; "
-        f"median of {info['rounds']} rounds."
+        f"median of {info['rounds']} rounds.{apart(info)}"
     )
     head = ["", "MB/s", "times the control", "chunks", "over the cap", "texts changed"]
     return f"{title}\n\n{table(head, rows)}"
@@ -394,7 +401,8 @@ def processes(run: Run) -> str:
         for name, one in zip(names, of(run, "test_replacement"), strict=True)
     ]
     head = ["", "ms a call, quiet (control)", "median during it", "95 %", "at most", "seconds"]
-    return f"{first}\n\n{table(head, rows)}"
+    told = apart(of(run, "test_overhead")[0])
+    return f"{first}\n\n{told.strip()}\n\n{table(head, rows)}"
 
 
 TABLES: dict[str, Callable[[Run], str]] = {

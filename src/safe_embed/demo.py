@@ -22,8 +22,7 @@ from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.types import ChunkedText, FloatArray, Span, TextPlan
 
 MODEL = "offline"
-# Short passages answer best: R@1 0.97 with 120 tokens, 0.90 with 480.
-# Source: docs/ja/truncation.md.
+# Short passages answer best. Source: docs/ja/truncation.md.
 PASSAGE_TOKENS = 120
 
 # Each is answered in the later part of a page of the manual.
