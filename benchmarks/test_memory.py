@@ -101,6 +101,40 @@ def test_tokenizer_alone(stack: str, run: Measure, size: Size, short_model_folde
     expect(found, growth_mb=SANE_MB)
 
 
+# Cause, stack, arm, and how many steps in a smoke run and otherwise.
+CAUSES = (
+    ("paging", "current", "RssFile", 5, 200),
+    ("paging", "current", "RssAnon", 5, 200),
+    ("tokenizer", "oldest", "whole", 20, 1000),
+    ("tokenizer", "oldest", "pieces", 20, 1000),
+    ("tokenizer", "current", "whole", 20, 1000),
+    ("threads", "current", "raw", 3, 60),
+    ("threads", "current", "default policy", 3, 60),
+    ("analyser", "current", "tagger(text)", 101, 4000),
+    ("analyser", "current", "parse", 101, 4000),
+    ("shapes", "current", "all lengths", 5, 300),
+    ("shapes", "current", "one length", 5, 300),
+    ("reading", "current", "raw", 1, 6),
+    ("reading", "current", "no policy", 1, 6),
+)
+
+
+@pytest.mark.parametrize("case", CAUSES, ids=lambda case: "-".join(case[:3]))
+def test_causes(
+    case: tuple[str, str, str, int, int],
+    run: Measure,
+    size: Size,
+    short_model_folder: Path,
+    model_folder: Path,
+) -> None:
+    """Each cause of growth by itself, beside what does not grow."""
+    name, stack, arm, few, many = case
+    folder = model_folder if name in {"paging", "threads"} else short_model_folder
+    count = size.pick(few, many, many)
+    found = run("cause", folder, stack=stack, name=name, arm=arm, count=count)
+    expect(found, grown_mb=SANE_MB)
+
+
 @pytest.mark.parametrize(
     ("part", "arm"),
     [*((part, "raw") for part in incident.TABLE), ("both", "default policy")],
