@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,10 @@ def _memory(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{name}_kept_mb", f"{one['kept_mb']:+.0f}".replace("-", "−")
             yield f"{name}_mb", f"{one['growth_mb']:+.0f}".replace("-", "−")
             yield f"{test}_calls", f"{one['calls']}"
+    for one in _of(run, "test_causes"):
+        name = re.sub(r"\W+", "_", f"{one['name']}_{one['stack']}_{one['arm']}").strip("_")
+        yield f"{name}_mb", f"{one['grown_mb']:.0f}"
+        yield f"{one['name']}_steps", f"{one['count']:,}"
     [back] = _of(run, "test_give_back")
     for step in ("bare", "loaded", "worked", "dropped"):
         yield f"back_{step}_mb", f"{back[step] / 1e6:.0f}"

@@ -13,6 +13,7 @@ import re
 import runpy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,22 @@ def long_runs(run: Run) -> str:
     return f"{title}\n\n{table(head, sorted([*alone, *rows], key=lambda row: row[0]))}"
 
 
+def causes_table(run: Run) -> str:
+    """What each cause left."""
+    rows = [
+        [
+            one["name"],
+            one["stack"],
+            one["arm"] + (" (control)" if one["arm"] in GROWING else ""),
+            one["count"],
+            number(one["grown_mb"]),
+        ]
+        for one in of(run, "test_causes")
+    ]
+    told = apart(of(run, "test_causes")[0]).strip()
+    return f"{table(['cause', 'stack', '', 'steps', 'MB more'], rows)}\n\n{told}"
+
+
 def incident(run: Run) -> str:
     """The incident's table beside ours."""
     parts = {
@@ -409,6 +426,7 @@ TABLES: dict[str, Callable[[Run], str]] = {
     one.__name__: one
     for one in (
         *(conditions, encode, count, split, chunk, remedies, long_runs, incident, threads),
+        causes_table,
         *(retrieval, similarity, reload, processes),
     )
 }
@@ -524,22 +542,47 @@ def pictures(run: Run, folder: Path) -> None:
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
-# Causes of growth with a curve in the run: test, and for each line its stack, arm and words.
-CAUSES = {
-    "allocator": (
-        "test_remedies",
-        [
-            ("current", "raw", "nothing is given back", "何も返さない"),
-            ("current", "reload", "a new model every 25 calls", "25回ごとにモデルを作り直す"),
-            ("current", "trim", "a trim after each call", "毎回 malloc_trim を呼ぶ"),
-            ("current", "default policy", "safe_embed, default", "safe_embed（既定）"),
-        ],
-    ),
+# Lines of the pictures on growth: test, stack, arm, and their words in both languages.
+CAUSES: dict[str, list[tuple[str, str, str, str, str]]] = {
+    "allocator": [
+        ("test_remedies", "current", "raw", "nothing is given back", "何も返さない"),
+        ("test_remedies", "current", "reload", "a new model every 25", "25回ごとに作り直す"),
+        ("test_remedies", "current", "trim", "a trim after each call", "毎回 malloc_trim"),
+        ("test_remedies", "current", "default policy", "safe_embed", "safe_embed"),
+    ],
+    "paging": [
+        ("test_causes", "current", "RssFile", "RssFile", "RssFile"),
+        ("test_causes", "current", "RssAnon", "RssAnon", "RssAnon"),
+    ],
+    "tokenizer": [
+        ("test_causes", "oldest", "whole", "0.20, whole texts", "0.20、文書を丸ごと"),
+        ("test_causes", "oldest", "pieces", "0.20, pieces of 100", "0.20、100字ずつ"),
+        ("test_causes", "current", "whole", "0.23, whole texts", "0.23、文書を丸ごと"),
+    ],
+    "threads": [
+        ("test_causes", "current", "raw", "sentence-transformers", "sentence-transformers"),
+        ("test_causes", "current", "default policy", "safe_embed", "safe_embed"),
+    ],
+    "analyser": [
+        ("test_causes", "current", "tagger(text)", "tagger(text)", "tagger(text)"),
+        ("test_causes", "current", "parse", "tagger.parse(text)", "tagger.parse(text)"),
+    ],
+    "shapes": [
+        ("test_causes", "current", "all lengths", "all lengths", "長さがばらばら"),
+        ("test_causes", "current", "one length", "one length", "同じ長さ"),
+    ],
+    "reading": [
+        ("test_causes", "current", "raw", "sentence-transformers", "sentence-transformers"),
+        ("test_causes", "current", "no policy", "safe_embed", "safe_embed"),
+    ],
 }
-AXES = {
-    "en": ("calls", "anonymous memory over warm-up, MB"),
-    "ja": ("呼び出しの回数", "暖機のあとから増えた無名メモリ（MB）"),
+# What each cause is to be seen in, or the run shows nothing.
+GROWING = ("RssFile", "whole", "raw", "tagger(text)", "all lengths")
+STEPS = {
+    "threads": ("threads that have called", "呼んだスレッドの数"),
+    "reading": ("thousand characters of the text", "文書の長さ（千字）"),
 }
+AXES = {"en": ("calls", "MB more"), "ja": ("呼び出しの回数", "増えたメモリ（MB）")}
 
 
 def causes(run: Run, folder: Path) -> None:
@@ -552,22 +595,30 @@ def causes(run: Run, folder: Path) -> None:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for language, (x, y) in AXES.items():
-            for name, (test, lines) in CAUSES.items():
-                found = {(one["stack"], one["arm"]): one for one in of(run, test)}
-                figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-                axes = figure.subplots()
-                for stack, arm, *words in lines:
-                    one = found[stack, arm]
-                    calls, sizes = zip(*one["curve"], strict=True)
-                    grown = [(size - one["base_bytes"]) / 1e6 for size in sizes]
-                    axes.plot(calls, grown, label=words[language == "ja"], linewidth=1.6)
-                axes.set_xlabel(x)
-                axes.set_ylabel(y)
-                figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
-                suffix = "" if language == "en" else ".ja"
-                path = folder / f"{name}{suffix}.svg"
-                figure.savefig(path, metadata={"Date": None, "Creator": None})
+        for (language, (calls, y)), (name, lines) in product(AXES.items(), CAUSES.items()):
+            is_japanese = language == "ja"
+            figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+            axes = figure.subplots()
+            for test, stack, arm, *words in lines:
+                axes.plot(*_curve(run, test, name, stack, arm), label=words[is_japanese])
+            axes.set_xlabel(STEPS[name][is_japanese] if name in STEPS else calls)
+            axes.set_ylabel(y)
+            figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
+            path = folder / f"{name}{'.ja' if is_japanese else ''}.svg"
+            figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
+def _curve(run: Run, test: str, name: str, stack: str, arm: str) -> tuple[list[float], list[float]]:
+    """Give the steps of a curve, and the MB more at each."""
+    [one] = [
+        one
+        for one in of(run, test)
+        if (one["stack"], one["arm"]) == (stack, arm) and one.get("name", name) == name
+    ]
+    steps, sizes = zip(*one["curve"], strict=True)
+    if test == "test_causes":
+        return list(steps), list(sizes)
+    return list(steps), [(size - one["base_bytes"]) / 1e6 for size in sizes]
 
 
 def _speed(figure: Any, run: Run) -> None:
