@@ -573,7 +573,7 @@ CAUSES: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "reading": [
         ("test_causes", "current", "raw", "sentence-transformers", "sentence-transformers"),
-        ("test_causes", "current", "no policy", "safe_embed", "safe_embed"),
+        ("test_causes", "current", "default policy", "safe_embed", "safe_embed"),
     ],
 }
 # What each cause is to be seen in, or the run shows nothing.

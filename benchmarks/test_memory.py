@@ -115,7 +115,7 @@ CAUSES = (
     ("shapes", "current", "all lengths", 5, 300),
     ("shapes", "current", "one length", 5, 300),
     ("reading", "current", "raw", 1, 6),
-    ("reading", "current", "no policy", 1, 6),
+    ("reading", "current", "default policy", 1, 6),
 )
 
 
