@@ -18,7 +18,7 @@ import numpy as np
 
 from safe_embed.memory.remedies import trim
 from safe_embed.model import unpadded
-from safe_embed.model.inference import Inference, Task, forward_work
+from safe_embed.model.inference import Inference, Task, forward_work, needs_padding
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 
@@ -92,7 +92,8 @@ class Engine(Inference):
             self.move(device)
         embed = partial(self._embed, prompt=prompt, model_kwargs=model_kwargs)
         found = self._in_parts(embed, encodings, *shape)
-        self.done = self.done.plus(*forward_work(encodings, shape, unpadded=self._unpads))
+        fills = not self._unpads(encodings, model_kwargs)
+        self.done = self.done.plus(*forward_work(encodings, shape, fills=fills))
         return found
 
     def raw(self, texts: Sequence[str], *, upstream: Mapping[str, Any]) -> list[Any]:
@@ -119,9 +120,9 @@ class Engine(Inference):
         encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
         return self._embed(encodings, shape=(0, 0))
 
-    @property
-    def _unpads(self) -> bool:
-        return self.unpadded and self.device_type == "cpu"
+    def _unpads(self, encodings: Sequence[Encoding], model_kwargs: Mapping[str, Any]) -> bool:
+        can = self.unpadded and self.device_type == "cpu" and not model_kwargs
+        return can and needs_padding(encodings)
 
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)
@@ -170,9 +171,8 @@ class Engine(Inference):
             name: value.to(device) if torch.is_tensor(value) else value
             for name, value in found.items()
         }
-        differ = len(set(map(len, encodings))) > 1
         with torch.inference_mode():
-            if self._unpads and differ and not model_kwargs:
+            if self._unpads(encodings, model_kwargs):
                 out = self._without_padding(features)
             else:
                 out = self.model(features, **model_kwargs)["sentence_embedding"]

@@ -358,19 +358,31 @@ class Inference(ABC):
         return min(wanted, request.batch_size * self.budget_tokens)
 
 
-def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int], *, unpadded: bool) -> Done:
+def needs_padding(encodings: Sequence[Encoding]) -> bool:
+    """Tell whether the chunks of a batch are of different lengths.
+
+    Args:
+        encodings: The batch.
+
+    Returns:
+        Whether they are.
+    """
+    return len(set(map(len, encodings))) > 1
+
+
+def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int], *, fills: bool) -> Done:
     """Count what a batch gives the model to read.
 
     Args:
         encodings: The batch.
         shape: Rows and columns that it is filled up to.
-        unpadded: Whether it is not filled up, as chunks of different lengths need not be.
+        fills: Whether it is filled up.
 
     Returns:
         Tokens and padding.
     """
     lengths = [len(one) for one in encodings]
-    if unpadded and len(set(lengths)) > 1:
+    if not fills:
         return Done(tokens=sum(lengths), padding=-sum(lengths) % UNPADDED_STEP)
     cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
     return Done(tokens=sum(lengths), padding=cells - sum(lengths))
