@@ -33,7 +33,7 @@ class Alone:
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=_begin, initargs=(make, args)
         )
-        self._ready = self._pool.submit(sorted, _arms)
+        self._pool.submit(_keep, None)  # begins to load, beside the others
 
     def keep(self, inputs: Any) -> None:
         """Hand over what the arms are timed with."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import queue
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,16 +25,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from incident import pieces as incident_pieces
+from causes import cause
+from meter import documents, held, load, status, texts, trimmed
 from safe_embed import MemoryGrowth, SafeEncoder
-from safe_embed.memory.sampling import anonymous_bytes, parse_status, take_sample, trim_heap
+from safe_embed.memory.sampling import take_sample
 from safe_embed.types import Event, Reason, Rung, Usage
 
 # What embeds: upstream's own way is the control; then ours with no policy, and with the default.
 ARMS = ("raw", "no policy", "default policy")
 # The remedies that users build around upstream, one at a time, and ours.
 REMEDIES = ("raw", "split", "trim", "reload", "reload and trim", "default policy", "process")
-RELOAD_EVERY_CALLS = 25  # the incident's worker did so every 10 calls
 # Texts that the tokenizer of the oldest stack remembers: long runs without a blank.
 LONG_RUNS: dict[str, Any] = {"shortest": 200, "blanks": False}
 WARM_UP_CALLS = 20
@@ -128,103 +126,6 @@ def forks() -> None:
             os.write(1, f"{answer}\n".encode())
             os._exit(0)
         os.waitpid(child, 0)
-
-
-def texts(
-    count: int, shortest: int = 20, longest: int = 20_000, *, blanks: bool = True
-) -> Iterator[str]:
-    """Pieces of real Japanese text of log-uniform length in characters, always the same.
-
-    Without *blanks* and line breaks each is one run, which tokenizers 0.20 remembers whole.
-    """
-    folder = Path(os.environ["SAFE_EMBED_DATA"])
-    pool = "\n".join(
-        json.loads(line)["text"]
-        for name in ("kyoto_wiki_longdocs", "aozora_works")
-        for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
-    )
-    if not blanks:
-        pool = "".join(pool.split())
-    chance = random.Random(0)
-    for _ in range(count):
-        length = int(math.exp(chance.uniform(math.log(shortest), math.log(longest))))
-        start = chance.randrange(len(pool) - length)
-        yield pool[start : start + length]
-
-
-def documents(count: int, longest: int = 14_500) -> list[str]:
-    """Whole documents of all lengths up to *longest* characters, the longest first."""
-    folder = Path(os.environ["SAFE_EMBED_DATA"])
-    found = [
-        json.loads(line)["text"]
-        for name in ("debian_ja_longdocs", "kyoto_wiki_longdocs")
-        for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
-    ]
-    fitting = sorted((text for text in found if len(text) <= longest), key=len, reverse=True)
-    return [fitting[at * len(fitting) // count] for at in range(count)]
-
-
-def held(encoder: Any = None) -> int:
-    """RssAnon as it is, with that of the encoder's own processes."""
-    found = anonymous_bytes()
-    if found is None:
-        raise SystemExit("the system does not tell RssAnon")
-    workers = encoder.stats.workers if isinstance(encoder, SafeEncoder) else ()
-    return found + sum(_status(one.pid)["RssAnon"] for one in workers)
-
-
-def _status(pid: int | str = "self") -> dict[str, int]:
-    return parse_status(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
-
-
-def trimmed(encoder: Any = None) -> int:
-    """RssAnon without garbage and free blocks; an encoder's own processes are left as they are."""
-    gc.collect()
-    trim_heap()
-    return held(encoder)
-
-
-class Upstream:
-    """sentence-transformers, and a remedy that its users build around it.
-
-    Args:
-        model: Folder of the model.
-        remedy: An arm: "raw" for none; "split" cuts texts as the incident did.
-    """
-
-    def __init__(self, model: str, remedy: str) -> None:
-        self._path, self._remedy, self._calls = model, remedy, 0
-        self._load()
-
-    def _load(self) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self._model: Any = None  # the old one goes first
-        if self._remedy == "reload and trim":
-            gc.collect()
-            trim_heap()
-        self._model = SentenceTransformer(self._path, device="cpu")
-
-    def encode(self, text: Any) -> Any:
-        """Embed, then do what the remedy does."""
-        if self._remedy == "split":
-            return self._model.encode(incident_pieces(text)).mean(axis=0)
-        found = self._model.encode(text)
-        self._calls += 1
-        if self._remedy == "trim":
-            trim_heap()
-        if self._remedy.startswith("reload") and self._calls % RELOAD_EVERY_CALLS == 0:
-            self._load()
-        return found
-
-
-def load(model: str, arm: str) -> Any:
-    """Load what the arm embeds with."""
-    if arm in {"raw", "split", "trim", "reload", "reload and trim"}:
-        return Upstream(model, arm)
-    isolation: Any = "process" if arm == "process" else "none"
-    policy: Any = None if arm == "no policy" else "default"
-    return SafeEncoder(model, reload=policy, isolation=isolation, device="cpu")
 
 
 def remedies(encoder: Any) -> list[str]:
@@ -352,124 +253,6 @@ def tokenize(model: str, count: int, **of_texts: Any) -> dict[str, float]:
     return {"growth_mb": (trimmed() - base) / 1e6}
 
 
-def cause(model: str, name: str, arm: str, count: int) -> dict[str, Any]:
-    """Let one cause of growth show itself: what the process holds more, step by step."""
-    bases: list[float] = []
-
-    def note(step: float, value: float) -> None:
-        if not bases:
-            bases.append(value)
-        curve.append([step, round((value - bases[0]) / 1e6, 2)])
-
-    curve: list[list[float]] = []
-    _CAUSES[name](model, arm, count, note)
-    return {"curve": curve, "grown_mb": curve[-1][1]}
-
-
-Note = Callable[[float, float], None]
-
-
-def _settled() -> int:
-    """RssAnon without free blocks; collecting all garbage takes half a second beside torch."""
-    trim_heap()
-    return held()
-
-
-def _paging(model: str, arm: str, count: int, note: Note) -> None:
-    """Texts with new words: mapped pages (arm "RssFile") beside allocated ones ("RssAnon")."""
-    encoder = load(model, "raw")
-    for step, text in enumerate(texts(count, longest=400)):
-        encoder.encode(text)
-        trim_heap()
-        note(step, _status()[arm])
-
-
-def _words(model: str, arm: str, count: int, note: Note) -> None:
-    """Runs without a blank through the tokenizer alone, whole or in pieces of 100 characters."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    for step, text in enumerate(texts(count, shortest=200, blanks=False)):
-        size = len(text) if arm == "whole" else 100
-        for start in range(0, len(text), size):
-            tokenizer(text[start : start + size], verbose=False)
-        if step % 10 == 0:
-            note(step, _settled())
-
-
-def _callers(model: str, arm: str, count: int, note: Note) -> None:
-    """One more thread that calls, and stays alive, a step."""
-    encoder, mine = load(model, arm), list(texts(4, 20, 400))
-    stop = threading.Event()
-    encoder.encode(mine)
-    note(0, _settled())
-    for step in range(count):
-        done = threading.Event()
-
-        def call(done: threading.Event = done) -> None:
-            encoder.encode(mine)
-            done.set()
-            stop.wait()
-
-        threading.Thread(target=call).start()
-        done.wait()
-        note(step + 1, _settled())
-    stop.set()
-
-
-def _analyser(model: str, arm: str, count: int, note: Note) -> None:  # noqa: ARG001 no model here
-    """Texts of words that do not exist, through fugashi's two ways."""
-    from fugashi import Tagger
-
-    tagger, chance = Tagger(), random.Random(0)
-    read = tagger.__call__ if arm == "tagger(text)" else tagger.parse
-    kana = [chr(code) for code in range(0x30A1, 0x30FB)]
-    for step in range(count):
-        read(" ".join("".join(chance.choices(kana, k=8)) for _ in range(40)))
-        if step % 100 == 0:
-            note(step, _settled())
-
-
-def _shapes(model: str, arm: str, count: int, note: Note) -> None:
-    """Texts of all lengths, or of one, with a trim after each."""
-    encoder = load(model, "raw")
-    for step, text in enumerate(texts(count, longest=1_000)):
-        encoder.encode(text if arm == "all lengths" else text[:1].ljust(200, "猫"))
-        note(step, _settled())
-
-
-def _reading(model: str, arm: str, count: int, note: Note) -> None:
-    """The highest moment while a text of so many thousand characters is embedded."""
-    encoder = load(model, arm)
-    [long] = texts(1, 330_000, 330_001)
-    encoder.encode(long[:2_000])
-    note(0, trimmed())
-    for step in range(count):
-        chars = 330_000 * (step + 1) // count
-        base, highest, over = trimmed(), [0], threading.Event()
-
-        def watch(highest: list[int] = highest, over: threading.Event = over) -> None:
-            while not over.wait(0.002):
-                highest.append(held())
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        encoder.encode(long[:chars])
-        over.set()
-        watcher.join()
-        note(chars // 1000, max(base, *highest))
-
-
-_CAUSES: dict[str, Callable[[str, str, int, Note], None]] = {
-    "paging": _paging,
-    "tokenizer": _words,
-    "threads": _callers,
-    "analyser": _analyser,
-    "shapes": _shapes,
-    "reading": _reading,
-}
-
-
 def sections(count: int, longest: int | None = None) -> list[str]:
     """Sections of technical documents, of all lengths, evenly spread over the file."""
     path = Path(os.environ["SAFE_EMBED_DATA"]) / "debian_ja_sections.jsonl"
@@ -498,8 +281,8 @@ def incident(
                 vector = encoder.encode(text)
             if add:
                 add(text, vector)
-            status = _status()
-            sizes.append((status["VmRSS"], status["RssAnon"]))
+            now = status()
+            sizes.append((now["VmRSS"], now["RssAnon"]))
     (rss, anonymous), (rss_end, anonymous_end) = sizes[WARM_UP_CALLS - 1], sizes[-1]
     return {
         "store": kind,
