@@ -42,10 +42,7 @@ def safe(folder: str, device: str, dtype: str | None, isolation: str = "none") -
     options: dict[str, Any] = {"dtype": dtype, "isolation": isolation}
     encoder = SafeEncoder(folder, device=device, reload=None, **options)
 
-    def plan(texts: list[str]) -> Any:
-        return encoder.plan(texts)
-
-    return {"encode": encoder.encode, "plan": plan, "dtype": lambda: str(encoder.dtype)}
+    return {"encode": encoder.encode, "plan": encoder.plan, "dtype": lambda: str(encoder.dtype)}
 
 
 def others(folder: str) -> Arms:

@@ -40,6 +40,11 @@ SETS = {"jaquad": "jaquad_dev_paragraphs", "debian": "debian_ja_sections"}
 CALLERS = {"raw": "raw", "safe": "default policy"}
 
 
+def of(run: dict[str, Any], test: str) -> list[dict[str, Any]]:
+    """Give what a test noted, for each of its parameters, in order."""
+    return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
+
+
 def quoted(run: dict[str, Any]) -> dict[str, str]:
     """Pick what the pages quote.
 
@@ -56,14 +61,8 @@ def quoted(run: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _of(run: dict[str, Any], test: str) -> list[dict[str, Any]]:
-    return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
-
-
 def _retrieval(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    found = {
-        one["form"]: one for one in _of(run, "test_retrieval") if one["source"] == "jaquad_dev"
-    }
+    found = {one["form"]: one for one in of(run, "test_retrieval") if one["source"] == "jaquad_dev"}
     for name, (form, vector) in WAYS.items():
         arm = found[form]["arms"][vector]
         yield f"{name}_r1", f"{arm['recall_at_1']:.3f}"
@@ -77,12 +76,12 @@ def _speed(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, source in SETS.items():
         [info] = [
             one
-            for one in _of(run, "test_encode")
+            for one in of(run, "test_encode")
             if one["source"] == source and one["device"] == "cpu"
         ]
         for short, arm in EMBEDDERS.items():
             yield f"{name}_{short}", f"{info['arms'][arm]['times_control']:.2f}"
-    [split], [chunk] = _of(run, "test_split"), _of(run, "test_chunk")
+    [split], [chunk] = of(run, "test_split"), of(run, "test_chunk")
     for name, arm in SPLITTERS.items():
         yield f"{name}_mb_s", f"{split['arms'][arm]['per_second']:.1f}"
     for name, arm in CHUNKERS.items():
@@ -92,8 +91,8 @@ def _speed(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _memory(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    threads = {one["arm"]: one for one in _of(run, "test_threads")}
-    peaks = {one["arm"]: one for one in _of(run, "test_peak")}
+    threads = {one["arm"]: one for one in of(run, "test_threads")}
+    peaks = {one["arm"]: one for one in of(run, "test_peak")}
     for name, arm in CALLERS.items():
         yield f"{name}_callers", f"{threads[arm]['callers']}"
         yield f"{name}_threads_mb", f"{threads[arm]['growth_mb']:.0f}"
@@ -103,40 +102,40 @@ def _memory(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "peak_documents", f"{peaks[arm]['count']}"
             yield "peak_chars", f"{peaks[arm]['longest_chars']:,}"
     for test in ("remedies", "long_runs"):
-        for one in _of(run, f"test_{test}"):
+        for one in of(run, f"test_{test}"):
             name = f"{test}_{one['stack']}_{one['arm']}".replace(" ", "_")
             yield f"{name}_kept_mb", f"{one['kept_mb']:+.0f}".replace("-", "−")
             yield f"{name}_mb", f"{one['growth_mb']:+.0f}".replace("-", "−")
             yield f"{test}_calls", f"{one['calls']}"
-    for one in _of(run, "test_causes"):
+    for one in of(run, "test_causes"):
         name = re.sub(r"\W+", "_", f"{one['name']}_{one['stack']}_{one['arm']}").strip("_")
         yield f"{name}_mb", f"{one['grown_mb']:.0f}"
         yield f"{one['name']}_steps", f"{one['count']:,}"
-    [back] = _of(run, "test_give_back")
+    [back] = of(run, "test_give_back")
     for step in ("bare", "loaded", "worked", "dropped"):
         yield f"back_{step}_mb", f"{back[step] / 1e6:.0f}"
 
 
 def _delays(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for one in _of(run, "test_delay"):
+    for one in of(run, "test_delay"):
         name = "_".join(filter(None, (one["rung"], one["way"]))).replace(" ", "_")
         yield f"{name}_ms", f"{one['during_median_ms']:,.0f}"
         yield f"{name}_max_ms", f"{one['during_max_ms']:,.0f}"
         if one["rung"] == "trim":
             yield "usual_ms", f"{one['quiet_median_ms']:.0f}"
-    [cost] = _of(run, "test_cost_of_the_default_policy")
+    [cost] = of(run, "test_cost_of_the_default_policy")
     yield "watch_us", f"{cost['watch_us_a_call']:.0f}"
     yield "watch_percent", f"{100 * cost['watch_share']:.1f}"
 
 
 def _processes(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, one in zip(("short", "many"), _of(run, "test_overhead"), strict=True):
+    for name, one in zip(("short", "many"), of(run, "test_overhead"), strict=True):
         yield f"{name}_beside_ms", f"{1e3 * one['beside_seconds']:.1f}"
         yield f"{name}_apart_ms", f"{1e3 * one['apart_seconds']:.1f}"
         yield f"{name}_more_ms", f"{one['overhead_ms']:.1f}"
         yield f"{name}_ratio", f"{one['throughput_ratio']:.2f}"
         yield f"{name}_texts", f"{one['texts']:,}"
-    for name, one in zip(("takeover", "death"), _of(run, "test_replacement"), strict=True):
+    for name, one in zip(("takeover", "death"), of(run, "test_replacement"), strict=True):
         yield f"{name}_usual_ms", f"{one['usual_median_ms']:.1f}"
         yield f"{name}_ms", f"{one['median_ms']:.1f}"
         yield f"{name}_max_ms", f"{one['max_ms']:,.0f}"

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from quoted import quoted
+from quoted import WAYS, of, quoted
 
 Run = dict[str, Any]
 Info = dict[str, Any]
@@ -49,12 +49,7 @@ SOURCES = {
     "jaquad_dev_paragraphs": "JaQuAD dev paragraphs",
     "debian_ja_sections": "Debian manual sections",
 }
-CONTROL_FORM = "truncated by sentence-transformers"
-
-
-def of(run: Run, test: str) -> list[Info]:
-    """Give what a test noted, for each of its parameters, in order."""
-    return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
+CONTROL_FORM = WAYS["truncated"][0]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -449,38 +444,34 @@ def readme(text: str, run: Run, language: str) -> str:
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
 
 
-# For each way of a document: form, vector, and what the READMEs call it.
+# Ways of a document, and what the READMEs call them.
 README_ROWS = (
     (
-        CONTROL_FORM,
-        "mean",
+        "truncated",
         "truncated at 512 tokens, as sentence-transformers does",
         "512トークンで切り詰め（sentence-transformers の動作）",
     ),
     (
-        "480 tokens",
-        "mean",
+        "mean480",
         "mean of its chunks (up to 480 tokens)",
         "チャンクの平均（480トークンまで）",
     ),
     (
-        "480 tokens",
-        "best chunk",
+        "best480",
         "its best chunk (up to 480 tokens)",
         "いちばん近いチャンク（480トークンまで）",
     ),
     (
-        "120 tokens",
-        "best chunk",
+        "best120",
         "its best chunk (up to 120 tokens)",
         "いちばん近いチャンク（120トークンまで）",
     ),
-    ("sentences", "best chunk", "its best sentence", "いちばん近い一文"),
+    ("best_sentence", "its best sentence", "いちばん近い一文"),
 )
 README_WORDS = {
     "en": (
         (
-            "{documents} Japanese articles of {shortest} to {longest} characters, "
+            "{documents} Japanese articles of {shortest_chars} to {longest_chars} characters, "
             "{questions} questions:"
         ),
         "What stands for a document",
@@ -495,7 +486,7 @@ README_WORDS = {
         ),
     ),
     "ja": (
-        "日本語の記事{documents}本（{shortest}字から{longest}字）、質問{questions}問での測定です。",
+        "日本語の記事{documents}本（{shortest_chars}字から{longest_chars}字）、質問{questions}問での測定です。",
         "文書の表し方",
         (
             "出典は `make bench`（[測定記録](benchmarks/results/published.json)、{cores}コア、"
@@ -510,23 +501,14 @@ README_WORDS = {
 
 
 def _readme_block(run: Run, language: str) -> str:
-    forms = {one["form"]: one for one in of(run, "test_retrieval") if one["source"] == "jaquad_dev"}
+    figures = quoted(run) | {"cores": run["machine_info"]["cores"]}
     said, head, source, speed = README_WORDS[language]
-    rows = []
-    for form, vector, english, japanese in README_ROWS:
-        values = forms[form]["arms"][vector]
-        name = english if language == "en" else japanese
-        rows.append([name, f"{values['recall_at_1']:.3f}", f"{values['mrr']:.3f}"])
-    first = forms[CONTROL_FORM]
-    told = said.format(
-        documents=first["documents"],
-        questions=first["questions"],
-        shortest=number(first["shortest_chars"], 0),
-        longest=number(first["longest_chars"], 0),
-    )
-    cores = source.format(cores=run["machine_info"]["cores"])
-    found = f"{table([head, 'R@1', 'MRR'], rows)}\n\n{speed.format(**quoted(run))}"
-    return f"\n{told}\n\n{found}\n\n{cores}\n"
+    rows = [
+        [(english, japanese)[language == "ja"], figures[f"{way}_r1"], figures[f"{way}_mrr"]]
+        for way, english, japanese in README_ROWS
+    ]
+    parts = (said, table([head, "R@1", "MRR"], rows), speed, source)
+    return "\n" + "\n\n".join(part.format(**figures) for part in parts) + "\n"
 
 
 def pictures(run: Run, folder: Path) -> None:
