@@ -34,7 +34,6 @@ def draw(picture: dict[str, Any], language: str) -> str:
         The SVG. It stands on white, so that it can be read on a dark page as well.
     """
     rows = picture["rows"]
-    most = picture["most"] or max(row["value"] for row in rows)
     height = _TOP + _ROW * len(rows) + 8
     size, box = f'width="{_WIDTH}" height="{height}"', f'viewBox="0 0 {_WIDTH} {height}"'
     title = escape(picture["title"][language])
@@ -49,7 +48,7 @@ def draw(picture: dict[str, Any], language: str) -> str:
     ]
     for number, row in enumerate(rows):
         top = _TOP + _ROW * number
-        width = max(1.5, _BAR * row["value"] / most)
+        width = max(1.5, _BAR * row["value"] / picture["most"])
         value = picture["form"].format(row["value"])
         lines += [
             _text(_LEFT, top + 16, escape(row[language]), 'font-size="16"'),
@@ -90,11 +89,6 @@ def _filled(one: dict[str, Any], quoted: dict[str, str]) -> dict[str, Any]:
     return filled
 
 
-def write() -> None:
-    """Write all pictures."""
+if __name__ == "__main__":
     for path, svg in pictures().items():
         path.write_text(svg, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write()
