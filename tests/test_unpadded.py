@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import models
 from safe_embed import SafeEncoder
 from safe_embed.model import unpadded
+from safe_embed.model.batching import STEP
 
 pytestmark = pytest.mark.skipif(
     not models.HAS_ONE_ATTENTION, reason="transformers 4 has no attention that can be exchanged"
@@ -39,7 +40,7 @@ def test_each_architecture_has_the_vectors_of_upstream(name: str) -> None:
     with SafeEncoder(model, max_batch_tokens=4 * models.LIMIT) as encoder:
         expected = model.encode([text[:30] for text in TEXTS])
         found = encoder.encode([text[:30] for text in TEXTS])
-        assert 0 < encoder.stats.padding_tokens < unpadded.STEP * 4
+        assert 0 < encoder.stats.padding_tokens < STEP * 4
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         assert model[0].auto_model.config._attn_implementation == "sdpa"
 
@@ -84,7 +85,7 @@ def test_what_cannot_be_unpadded_is_padded() -> None:
             model.tokenizer.padding_side = "left"
         with SafeEncoder(model, few_shapes=change == "few shapes" or None) as encoder:
             np.testing.assert_allclose(encoder.encode(texts), model.encode(texts), atol=1e-5)
-            assert encoder.stats.padding_tokens >= unpadded.STEP, change
+            assert encoder.stats.padding_tokens >= STEP, change
 
 
 def test_others_use_the_same_model_meanwhile() -> None:
@@ -121,7 +122,7 @@ def test_two_encoders_share_a_model(caplog: pytest.LogCaptureFixture) -> None:
         for found in pool.map(lambda n: (one, other)[n % 2].encode(texts), range(40)):
             np.testing.assert_allclose(found, expected, atol=1e-5)
         for encoder in (one, other):
-            assert encoder.stats.padding_tokens < 40 * unpadded.STEP
+            assert encoder.stats.padding_tokens < 40 * STEP
     assert "padded" not in caplog.text
     assert model[0].auto_model.config._attn_implementation == "sdpa"
 
@@ -136,4 +137,4 @@ def test_a_worker_counts_what_it_does() -> None:
             encoder.encode(texts)
             counts.append((encoder.stats.tokens, encoder.stats.padding_tokens))
     assert counts[0] == counts[1]
-    assert counts[0][1] < unpadded.STEP
+    assert counts[0][1] < STEP

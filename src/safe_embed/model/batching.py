@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 _SHORTEST = 32
 _STEPS_PER_OCTAVE = 2
 _STEPPED_FROM = 64
-_STEP = 8
+# Numbers of tokens are rounded up to multiples of it: kernels keep something for each.
+STEP = 8
 
 
 class Batch(NamedTuple):
@@ -57,7 +58,7 @@ def batches(
         if few_shapes:
             columns = rounded_length(columns, limit)
         elif fewer_shapes and columns > _STEPPED_FROM:
-            stepped = -(-columns // _STEP) * _STEP
+            stepped = -(-columns // STEP) * STEP
             columns = stepped if limit is None else max(columns, min(stepped, limit))
         last = found[-1] if found else None
         fits = last is not None and (len(last.indices) + 1) * last.columns <= max_tokens
@@ -67,6 +68,37 @@ def batches(
             found.append(Batch([index], 1, columns))
     rows = _rounded_count if few_shapes else int
     return [one._replace(rows=rows(len(one.indices))) for one in found]
+
+
+def needs_padding(chunks: Sequence[Sized]) -> bool:
+    """Tell whether the chunks of a batch are of different lengths.
+
+    Args:
+        chunks: Of one batch.
+
+    Returns:
+        Whether they are.
+    """
+    return len(set(map(len, chunks))) > 1
+
+
+def work(chunks: Sequence[Sized], shape: tuple[int, int], *, fills: bool) -> dict[str, int]:
+    """Count what a batch gives the model to read.
+
+    Args:
+        chunks: Of the batch.
+        shape: Rows and columns that it is filled up to.
+        fills: Whether it is filled up.
+
+    Returns:
+        Its "tokens", and its "padding".
+    """
+    lengths = [len(one) for one in chunks]
+    tokens = sum(lengths)
+    if not fills:
+        return {"tokens": tokens, "padding": -tokens % STEP}
+    cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
+    return {"tokens": tokens, "padding": cells - tokens}
 
 
 def _rounded_count(count: int) -> int:

@@ -18,7 +18,8 @@ import numpy as np
 
 from safe_embed.memory.remedies import trim
 from safe_embed.model import unpadded
-from safe_embed.model.inference import Inference, Task, forward_work, needs_padding
+from safe_embed.model.batching import needs_padding, work
+from safe_embed.model.inference import Inference, Task
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 
@@ -93,7 +94,7 @@ class Engine(Inference):
         embed = partial(self._embed, prompt=prompt, model_kwargs=model_kwargs)
         found = self._in_parts(embed, encodings, *shape)
         fills = not self._unpads(encodings, model_kwargs)
-        self.done = self.done.plus(*forward_work(encodings, shape, fills=fills))
+        self.done = self.done.plus(**work(encodings, shape, fills=fills))
         return found
 
     def raw(self, texts: Sequence[str], *, upstream: Mapping[str, Any]) -> list[Any]:

@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 from safe_embed.errors import TextTooLongError, WorkerError
 from safe_embed.model.batching import batches
 from safe_embed.model.tokenization import portions
-from safe_embed.model.unpadded import STEP as UNPADDED_STEP
 from safe_embed.pooling import PoolingFunction, pool
 from safe_embed.text.chunking import Chunker
-from safe_embed.types import Chunk, ChunkedInput, ChunkedText, Encoding, FloatArray, TextPlan
+from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, TextPlan
 
 T = TypeVar("T")
 OnLong = Literal["chunk", "truncate", "error"]
@@ -356,36 +355,6 @@ class Inference(ABC):
         default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
         wanted = self.settings.max_batch_tokens or default
         return min(wanted, request.batch_size * self.budget_tokens)
-
-
-def needs_padding(encodings: Sequence[Encoding]) -> bool:
-    """Tell whether the chunks of a batch are of different lengths.
-
-    Args:
-        encodings: The batch.
-
-    Returns:
-        Whether they are.
-    """
-    return len(set(map(len, encodings))) > 1
-
-
-def forward_work(encodings: Sequence[Encoding], shape: tuple[int, int], *, fills: bool) -> Done:
-    """Count what a batch gives the model to read.
-
-    Args:
-        encodings: The batch.
-        shape: Rows and columns that it is filled up to.
-        fills: Whether it is filled up.
-
-    Returns:
-        Tokens and padding.
-    """
-    lengths = [len(one) for one in encodings]
-    if not fills:
-        return Done(tokens=sum(lengths), padding=-sum(lengths) % UNPADDED_STEP)
-    cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
-    return Done(tokens=sum(lengths), padding=cells - sum(lengths))
 
 
 def _plan(one: ChunkedInput) -> TextPlan:

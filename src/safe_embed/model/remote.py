@@ -6,7 +6,8 @@ from collections import deque
 from typing import Any
 
 from safe_embed.errors import WorkerError
-from safe_embed.model.inference import Inference, Settings, Task, forward_work, needs_padding
+from safe_embed.model.batching import needs_padding, work
+from safe_embed.model.inference import Inference, Settings, Task
 from safe_embed.model.loader import similarity_function
 from safe_embed.model.messages import ModelFacts
 
@@ -79,7 +80,7 @@ class RemoteInference(Inference):
             can = self.facts is not None and self.facts.unpadded and self.device_type == "cpu"
             unpads = can and not task.options["model_kwargs"] and needs_padding(task.items)
             shape = task.options["shape"]
-            self.done = self.done.plus(*forward_work(task.items, shape, fills=not unpads))
+            self.done = self.done.plus(**work(task.items, shape, fills=not unpads))
             device = task.options["device"]
             if device is not None:  # which works: later workers begin there
                 self.known.device_name = str(device)

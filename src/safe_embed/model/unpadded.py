@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safe_embed.model.batching import STEP
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
-# Tokens of a row are filled up to a multiple of it: kernels keep something for each number of them.
-STEP = 8
 
 
 class NotAskedError(RuntimeError):
