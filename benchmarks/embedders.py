@@ -35,14 +35,25 @@ def upstream(folder: str, device: str) -> Arms:
     return {"float32": embed, "bfloat16": embed_half, "loop": loop}
 
 
-def safe(folder: str, device: str, dtype: str | None, isolation: str = "none") -> Arms:
+def safe(
+    folder: str,
+    device: str,
+    dtype: str | None,
+    isolation: str = "none",
+    batch_tokens: int | None = None,
+) -> Arms:
     """SafeEncoder; nobody watches memory here."""
     from safe_embed import SafeEncoder
 
     options: dict[str, Any] = {"dtype": dtype, "isolation": isolation}
-    encoder = SafeEncoder(folder, device=device, reload=None, **options)
+    encoder = SafeEncoder(
+        folder, device=device, reload=None, max_batch_tokens=batch_tokens, **options
+    )
 
-    return {"encode": encoder.encode, "plan": encoder.plan, "dtype": lambda: str(encoder.dtype)}
+    def encode(texts: Any) -> Any:
+        return encoder.encode(texts, **({} if batch_tokens is None else {"batch_size": 10**6}))
+
+    return {"encode": encode, "plan": encoder.plan, "dtype": lambda: str(encoder.dtype)}
 
 
 def others(folder: str) -> Arms:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Rows of a product; the best is taken, so that the limit is one.
-ROWS = (512, 1024, 2048, 4096)
+ROWS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16_384, 65_536)}
 
 
 def operations(config: Any, lengths: Sequence[int]) -> int:
@@ -73,5 +73,5 @@ def products(config: Any, dtype: Any, count: int, device: str = "cpu") -> Callab
         run(ready, trial)
         return time.perf_counter() - started
 
-    best = inputs(min(ROWS, key=pace))
+    best = inputs(min(ROWS[device.partition(":")[0]], key=pace))
     return lambda: run(best, count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Name of a way in the pages -> its form, its vector.
@@ -45,20 +45,22 @@ def of(run: dict[str, Any], test: str) -> list[dict[str, Any]]:
     return [one["extra_info"] for one in run["benchmarks"] if one["name"].partition("[")[0] == test]
 
 
-def quoted(run: dict[str, Any]) -> dict[str, str]:
+def quoted(run: dict[str, Any], others: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Pick what the pages quote.
 
     Args:
-        run: The JSON of a run.
+        run: The JSON of the whole run.
+        others: Those of other machines, on which texts were embedded.
 
     Returns:
-        Name -> the figure as it is written. What a run does not have is left out.
+        Name -> the figure as it is written; the name of another machine stands in front. What a
+        run does not have is left out.
     """
-    return {
-        name: text
-        for pick in (_retrieval, _speed, _memory, _delays, _processes)
-        for name, text in pick(run)
-    }
+    picks = (_retrieval, _embedding, _splitting, _memory, _delays, _processes)
+    found = {name: text for pick in picks for name, text in pick(run)}
+    for machine, other in others.items():
+        found |= {f"{machine}_{name}": text for name, text in _embedding(other)}
+    return found
 
 
 def _retrieval(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -72,15 +74,17 @@ def _retrieval(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield key, f"{first[key]:,}"
 
 
-def _speed(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _embedding(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, source in SETS.items():
-        [info] = [
-            one
-            for one in of(run, "test_encode")
-            if one["source"] == source and one["device"] == "cpu"
-        ]
-        for short, arm in EMBEDDERS.items():
-            yield f"{name}_{short}", f"{info['arms'][arm]['times_control']:.2f}"
+        for info in of(run, "test_encode"):
+            if info["source"] != source:
+                continue
+            for short, arm in EMBEDDERS.items():
+                if arm in info["arms"]:
+                    yield f"{name}_{short}", f"{info['arms'][arm]['times_control']:.2f}"
+
+
+def _splitting(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     [split], [chunk] = of(run, "test_split"), of(run, "test_chunk")
     for name, arm in SPLITTERS.items():
         yield f"{name}_mb_s", f"{split['arms'][arm]['per_second']:.1f}"

