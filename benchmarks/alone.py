@@ -17,6 +17,10 @@ Makes = Callable[..., Mapping[str, Callable[..., Any]]]
 # Idle threads of an arm spin for 3 ms before they sleep, on the cores that the next arm needs.
 _CALM_SECONDS = 0.01
 
+# All begin as forks of a process that has imported what takes seconds, and has run nothing.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["sentence_transformers", "safe_embed.encoder"])
+
 _arms: dict[str, Callable[..., Any]] = {}
 _kept: Any = None
 
@@ -31,7 +35,7 @@ class Alone:
 
     def __init__(self, make: Makes, *args: Any) -> None:
         self._pool = ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(make, args)
+            1, mp_context=_CONTEXT, initializer=_begin, initargs=(make, args)
         )
         self._pool.submit(_keep, None)  # begins to load, beside the others
 

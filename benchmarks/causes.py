@@ -97,14 +97,18 @@ def _shapes(model: str, arm: str, count: int, note: Note) -> None:
         note(step, _settled())
 
 
+# How much longer each text is than the one before.
+_STEP_CHARS = 55_000
+
+
 def _reading(model: str, arm: str, count: int, note: Note) -> None:
     """The highest moment while a text of so many thousand characters is embedded."""
     encoder = load(model, arm)
-    [long] = texts(1, 330_000, 330_001)
+    [long] = texts(1, _STEP_CHARS * count, _STEP_CHARS * count + 1)
     encoder.encode(long[:2_000])
     note(0, trimmed())
     for step in range(count):
-        chars = 330_000 * (step + 1) // count
+        chars = _STEP_CHARS * (step + 1)
         base, highest, over = trimmed(), [0], threading.Event()
 
         def watch(highest: list[int] = highest, over: threading.Event = over) -> None:

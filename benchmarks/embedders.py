@@ -35,25 +35,28 @@ def upstream(folder: str, device: str) -> Arms:
     return {"float32": embed, "bfloat16": embed_half, "loop": loop}
 
 
-def safe(
-    folder: str,
-    device: str,
-    dtype: str | None,
-    isolation: str = "none",
-    batch_tokens: int | None = None,
-) -> Arms:
+def safe(folder: str, device: str, dtype: str | None, isolation: str = "none") -> Arms:
     """SafeEncoder; nobody watches memory here."""
     from safe_embed import SafeEncoder
 
     options: dict[str, Any] = {"dtype": dtype, "isolation": isolation}
-    encoder = SafeEncoder(
-        folder, device=device, reload=None, max_batch_tokens=batch_tokens, **options
-    )
+    encoder = SafeEncoder(folder, device=device, reload=None, **options)
 
-    def encode(texts: Any) -> Any:
-        return encoder.encode(texts, **({} if batch_tokens is None else {"batch_size": 10**6}))
+    return {"encode": encoder.encode, "plan": encoder.plan, "dtype": lambda: str(encoder.dtype)}
 
-    return {"encode": encode, "plan": encoder.plan, "dtype": lambda: str(encoder.dtype)}
+
+def budgets(folder: str, device: str) -> Arms:
+    """SafeEncoder with batches of so many tokens at most, which are multiples of 512."""
+    from safe_embed import SafeEncoder
+
+    chunk = 512
+    options: dict[str, Any] = {"max_chunk_tokens": chunk, "max_batch_tokens": 10**9}
+    encoder = SafeEncoder(folder, device=device, reload=None, **options)
+
+    def encode(texts: list[str], tokens: int) -> Any:
+        return encoder.encode(texts, batch_size=tokens // chunk)
+
+    return {"encode": encode, "plan": encoder.plan}
 
 
 def others(folder: str) -> Arms:

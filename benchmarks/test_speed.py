@@ -102,7 +102,8 @@ def test_encode(
     spans = [(text, span) for text, one in zip(rows, plans, strict=True) for span in one.spans]
     texts = [text[slice(*span)] for text, span in spans]
     lengths = [count for one in plans for count in one.token_counts]
-    counts = size.pick((8,), (4, 8, 16), (4, 8, 16, 64))
+    usual = (4, 8, 16) if models.device == "cpu" else (16, 64, 256)
+    counts = size.pick((8,), usual, (*usual, 32))
     batch, sweep = best_batch(models.plain, texts, counts)
     skipped = models.others.result("missing") if models.others else {}
     wrappers = [name for name in peers.embedders("") if models.others and name not in skipped]
@@ -168,13 +169,11 @@ def test_budget(
     normal = 30 if device == "cpu" else 1431
     rows = [row["text"] for row in size.some(records("jaquad_dev_paragraphs"), 3, normal, 1431)]
     budgets = size.pick(BUDGETS[device][:2], BUDGETS[device], BUDGETS[device])
-    where = (str(model_folder), device, None)
-    encoders = {tokens: Alone(embedders.safe, *where, "none", tokens) for tokens in budgets}
+    encoder = Alone(embedders.budgets, str(model_folder), device)
     try:
-        for one in encoders.values():
-            one.keep(rows)
-        plans = encoders[budgets[0]].result("plan", rows)
-        arms = {f"{tokens:,}": one.timed("encode") for tokens, one in encoders.items()}
+        plans = encoder.result("plan", rows)
+        encoder.keep(rows)
+        arms = {f"{tokens:,}": encoder.timed("encode", tokens) for tokens in budgets}
         for run in arms.values():
             run()
         found = compare(
@@ -188,8 +187,7 @@ def test_budget(
             device=device,
         )
     finally:
-        for one in encoders.values():
-            one.close()
+        encoder.close()
     for one in found.values():
         expect(one, per_second=(1, 1e9))
 

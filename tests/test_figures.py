@@ -97,7 +97,7 @@ def test_every_table_has_a_control() -> None:
     """A figure alone says nothing."""
     made = report.pages(RUN, OTHERS)
     found = {name for name, text in made.items() if "(control)" not in text}
-    assert found == {name for name in made if name.endswith("conditions")}
+    assert found == {"conditions", *(f"{machine}_conditions" for machine in OTHERS)}
 
 
 def test_medians_come_from_the_samples() -> None:
