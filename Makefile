@@ -91,7 +91,7 @@ bench: .venv/bench-installed .venv-oldest/installed ## the benchmarks, about 40 
 bench-full: .venv/bench-installed .venv-oldest/installed ## the benchmarks on all data; hours
 	$(BENCH) benchmarks --size=full --timeout=0 --benchmark-json=$(RUN)
 
-figures: .venv ## benchmarks/results/published.json into docs/_figures and the READMEs
+figures: .venv ## benchmarks/results/published*.json into docs/_figures and the READMEs
 	$(BIN)/python benchmarks/report.py
 
 clean: ## remove the environment and everything that was built

@@ -13,13 +13,17 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+import torch
+
 Makes = Callable[..., Mapping[str, Callable[..., Any]]]
 # Idle threads of an arm spin for 3 ms before they sleep, on the cores that the next arm needs.
 _CALM_SECONDS = 0.01
 
-# All begin as forks of a process that has imported what takes seconds, and has run nothing.
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["sentence_transformers", "safe_embed.encoder"])
+# All begin as forks of a process that has imported what takes seconds, and has run nothing; with
+# CUDA, which no fork may inherit, each imports for itself.
+_CONTEXT = get_context("spawn" if torch.cuda.is_available() else "forkserver")
+if not torch.cuda.is_available():
+    _CONTEXT.set_forkserver_preload(["sentence_transformers", "safe_embed.encoder"])
 
 _arms: dict[str, Callable[..., Any]] = {}
 _kept: Any = None

@@ -377,7 +377,7 @@ def delay(
 
     rounds: list[Event] = []
     with SafeEncoder(model, reload=policy, hooks=[events.put], device="cpu") as encoder:
-        encoder.encode(list(texts(20)))
+        encoder.encode(list(texts(6)))
         caller = threading.Thread(target=call)
         caller.start()
         for _ in range(repeats):

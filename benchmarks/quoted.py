@@ -91,6 +91,7 @@ def _splitting(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, arm in CHUNKERS.items():
         if arm in chunk["arms"]:
             yield f"{name}_mb_s", f"{chunk['arms'][arm]['per_second']:.1f}"
+    yield "chunks_share", f"{chunk['arms'][CHUNKERS['chunks']]['times_control']:.2f}"
     yield "cap_tokens", f"{chunk['cap_tokens']}"
 
 

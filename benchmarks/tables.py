@@ -97,13 +97,6 @@ def encode(run: Run) -> str:
     return "\n\n".join(_encode(one) for one in of(run, "test_encode"))
 
 
-def apart(info: Info) -> str:
-    """Say of a table that was not timed with the others, and when it was."""
-    if (when := info.get("timed_apart")) is None:
-        return ""
-    return f" Timed by itself on {when['datetime'][:10]}, at commit `{when['commit'][:12]}`."
-
-
 def _encode(info: Info) -> str:
     tried = ", ".join(sorted(info["sweep_seconds"], key=int))
     batch = f"batch of {info['best_batch']}, the best of {tried}"
@@ -208,7 +201,7 @@ def chunk(run: Run) -> str:
     ]
     title = (
         f"{info['texts']} articles, {info['amount']} MB, at most {info['cap_tokens']} tokens; "
-        f"median of {info['rounds']} rounds.{apart(info)}"
+        f"median of {info['rounds']} rounds."
     )
     head = ["", "MB/s", "times the control", "chunks", "over the cap", "texts changed"]
     return f"{title}\n\n{table(head, rows)}"
@@ -259,8 +252,7 @@ def causes_table(run: Run) -> str:
         ]
         for one in of(run, "test_causes")
     ]
-    told = apart(of(run, "test_causes")[0]).strip()
-    return f"{table(['cause', 'stack', '', 'steps', 'MB more'], rows)}\n\n{told}"
+    return table(["cause", "stack", "", "steps", "MB more"], rows)
 
 
 def incident(run: Run) -> str:
@@ -413,8 +405,7 @@ def processes(run: Run) -> str:
         for name, one in zip(names, of(run, "test_replacement"), strict=True)
     ]
     head = ["", "ms a call, quiet (control)", "median during it", "95 %", "at most", "seconds"]
-    told = apart(of(run, "test_overhead")[0])
-    return f"{first}\n\n{told.strip()}\n\n{table(head, rows)}"
+    return f"{first}\n\n{table(head, rows)}"
 
 
 TABLES: dict[str, Callable[[Run], str]] = {

@@ -138,7 +138,7 @@ def test_encode(
         benchmark,
         arms,
         control=UPSTREAM,
-        rounds=size.pick(1, 3, 5),
+        rounds=size.pick(1, 5, 5),
         unit="tokens",
         amount=sum(lengths),
         source=source,
@@ -166,8 +166,9 @@ def test_budget(
     device: str, benchmark: BenchmarkFixture, model_folder: Path, records: Records, size: Size
 ) -> None:
     """Tokens of a batch, in float32: where the defaults come from."""
-    normal = 30 if device == "cpu" else 1431
-    rows = [row["text"] for row in size.some(records("jaquad_dev_paragraphs"), 3, normal, 1431)]
+    all_rows = records("jaquad_dev_paragraphs")
+    normal = 30 if device == "cpu" else len(all_rows)
+    rows = [row["text"] for row in size.some(all_rows, 3, normal, 10 * normal)]
     budgets = size.pick(BUDGETS[device][:2], BUDGETS[device], BUDGETS[device])
     encoder = Alone(embedders.budgets, str(model_folder), device)
     try:
@@ -180,7 +181,7 @@ def test_budget(
             benchmark,
             arms,
             control=f"{budgets[0]:,}",
-            rounds=size.pick(1, 3, 5),
+            rounds=size.pick(1, 5, 9),
             unit="tokens",
             amount=sum(count for one in plans for count in one.token_counts),
             texts=len(rows),
@@ -214,7 +215,7 @@ def test_count(
     rounds = {
         1: size.pick(5, 300, 1000),
         10: size.pick(2, 40, 100),
-        1000: size.pick(1, 2, 5),
+        1000: size.pick(1, 3, 5),
     }[count]
     found = compare(
         benchmark,
@@ -261,7 +262,7 @@ def test_split(benchmark: BenchmarkFixture, articles: Texts, size: Size) -> None
         benchmark,
         arms,
         control="regular expression",
-        rounds=size.pick(1, 7, 15),
+        rounds=size.pick(1, 15, 15),
         unit="MB",
         amount=megabytes(articles),
         texts=len(articles),
@@ -313,7 +314,7 @@ def test_chunk(
         benchmark,
         {name: (lambda split=split: split(articles)) for name, split in splitters.items()},
         control="bare encode_batch",
-        rounds=size.pick(1, 5, 11),
+        rounds=size.pick(1, 9, 15),
         unit="MB",
         amount=megabytes(articles),
         texts=len(articles),
