@@ -32,14 +32,34 @@ def published() -> tuple[Run, dict[str, Run]]:
     """Read the runs behind the published figures.
 
     Returns:
-        The whole run; those of other machines, by name.
+        The whole run, with what was run again on its machine; those of other machines, by name.
     """
 
     def read(name: str) -> Run:
         found: Run = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         return found
 
-    return read("published"), {name: read(f"published_{name}") for name in MACHINES}
+    run = read("published")
+    if (RESULTS / "published_again.json").exists():
+        run = renewed(run, read("published_again"))
+    return run, {name: read(f"published_{name}") for name in MACHINES}
+
+
+def renewed(run: Run, again: Run) -> Run:
+    """Let the tests of a second run stand for those of the first.
+
+    Args:
+        run: The whole run.
+        again: Some of its tests, run again.
+
+    Returns:
+        A run that says of both when and at which commit they were.
+    """
+    names = {one["name"] for one in again["benchmarks"]}
+    kept = [one for one in run["benchmarks"] if one["name"] not in names]
+    about = {key: again[key] for key in ("commit_info", "datetime")}
+    tests = sorted({name.partition("[")[0] for name in names})
+    return {**run, "benchmarks": [*kept, *again["benchmarks"]], "again": {**about, "tests": tests}}
 
 
 def pages(run: Run, others: Mapping[str, Run]) -> dict[str, str]:

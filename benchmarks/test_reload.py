@@ -65,7 +65,7 @@ def test_cost_of_the_default_policy(
     benchmark: BenchmarkFixture, model_folder: Path, size: Size
 ) -> None:
     """One short text a call, with the default policy and without, in turn."""
-    calls, model = size.pick(30, 500, 2000), str(model_folder)
+    calls, model = size.pick(30, 300, 2000), str(model_folder)
     spent: list[float] = []
     took: dict[str, list[float]] = {"default": [], "none": []}
     with SafeEncoder(model) as watched, SafeEncoder(model, reload=None) as unwatched:
