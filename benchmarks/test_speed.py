@@ -76,9 +76,10 @@ def models(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[Model
 
 
 def best_batch(plain: Alone, texts: Texts, counts: Sequence[int]) -> tuple[int, dict[int, float]]:
-    """Find the batch size that upstream is fastest with, on a third of the texts."""
-    plain.keep(texts[::3])
-    seconds = {count: round(plain.timed("float32", count)(), 3) for count in counts}
+    """Find the batch size that upstream is fastest with: the better of two times, in turn."""
+    plain.keep(texts)
+    times = [{count: plain.timed("float32", count)() for count in counts} for _ in range(2)]
+    seconds = {count: round(min(time[count] for time in times), 3) for count in counts}
     return min(seconds, key=lambda count: seconds[count]), seconds
 
 
