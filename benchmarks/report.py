@@ -40,8 +40,8 @@ def published() -> tuple[Run, dict[str, Run]]:
         return found
 
     run = read("published")
-    if (RESULTS / "published_again.json").exists():
-        run = renewed(run, read("published_again"))
+    for path in sorted(RESULTS.glob("published_again*.json")):
+        run = renewed(run, read(path.stem))
     return run, {name: read(f"published_{name}") for name in MACHINES}
 
 
@@ -58,8 +58,9 @@ def renewed(run: Run, again: Run) -> Run:
     names = {one["name"] for one in again["benchmarks"]}
     kept = [one for one in run["benchmarks"] if one["name"] not in names]
     about = {key: again[key] for key in ("commit_info", "datetime")}
-    tests = sorted({name.partition("[")[0] for name in names})
-    return {**run, "benchmarks": [*kept, *again["benchmarks"]], "again": {**about, "tests": tests}}
+    about["tests"] = sorted({name.partition("[")[0] for name in names})
+    renewals = [*run.get("again", ()), about]
+    return {**run, "benchmarks": [*kept, *again["benchmarks"]], "again": renewals}
 
 
 def pages(run: Run, others: Mapping[str, Run]) -> dict[str, str]:

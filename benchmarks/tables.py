@@ -74,12 +74,11 @@ def conditions(run: Run) -> str:
         ),
         "- " + ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
     ]
-    if again := run.get("again"):
-        lines.insert(
-            2,
-            f"- {', '.join(again['tests'])}: run again, commit "
-            f"`{again['commit_info']['id'][:12]}`, {again['datetime'][:10]}",
-        )
+    lines[2:2] = [
+        f"- {', '.join(again['tests'])}: run again, commit `{again['commit_info']['id'][:12]}`, "
+        f"{again['datetime'][:10]}"
+        for again in run.get("again", ())
+    ]
     if oldest := [one for one in of(run, "test_remedies") if one["stack"] == "oldest"]:
         stack = ", ".join(f"{name} {one}" for name, one in oldest[0]["versions"].items())
         lines.append(f"- the oldest stack: {stack}")
