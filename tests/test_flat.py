@@ -84,10 +84,10 @@ def test_threads_that_call_leave_nothing(tiny: Path) -> None:
 def test_threads_that_call_upstream_leave_much(tiny: Path) -> None:
     """The control: the same by ``SentenceTransformer.encode`` piles up memory and threads.
 
-    What it leaves depends on the processor: 60 MB on a Xeon, 120 on an EPYC.
+    How much depends on processor and stack: 18 MB (oldest) and 60 on a Xeon, 120 on an EPYC.
     """
     found = measure("threads", tiny, arm="raw", callers=CALLERS)
-    assert found["growth_mb"] > 4 * CALLERS_MB
+    assert found["growth_mb"] > CALLERS_MB
     assert found["more_native_threads"] >= 1.5 * CALLERS
 
 
