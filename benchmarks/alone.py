@@ -22,8 +22,7 @@ _CALM_SECONDS = 0.01
 # All begin as forks of a process that has imported what takes seconds, and has run nothing; with
 # CUDA, which no fork may inherit, each imports for itself.
 _CONTEXT = get_context("spawn" if torch.cuda.is_available() else "forkserver")
-if not torch.cuda.is_available():
-    _CONTEXT.set_forkserver_preload(["sentence_transformers", "safe_embed.encoder"])
+_CONTEXT.set_forkserver_preload(["sentence_transformers", "safe_embed.encoder"])
 
 _arms: dict[str, Callable[..., Any]] = {}
 _kept: Any = None

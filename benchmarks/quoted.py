@@ -23,6 +23,7 @@ EMBEDDERS = {
     "fp32": "safe_embed, float32",
     "bf16": "safe_embed, bfloat16",
     "calls": "a call a sentence",
+    "best": "sentence-transformers, best batch",
 }
 SPLITTERS = {
     "sentences": "punctuation: sentences",

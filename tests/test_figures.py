@@ -83,6 +83,23 @@ def test_only_what_stands_between_the_markers_is_replaced(language: str) -> None
     assert "old" not in inner
 
 
+def test_what_is_run_again_stands_for_the_first() -> None:
+    """The newest samples of a test are those of the tables; of each it is said when it was run."""
+
+    def part(commit: str, **samples: int) -> dict[str, Any]:
+        made = [{"name": name, "extra_info": value} for name, value in samples.items()]
+        return {"commit_info": commit, "datetime": commit, "benchmarks": made}
+
+    run = report.renewed(part("first", a=1, b=1, c=1), part("second", b=2, c=2))
+    run = report.renewed(run, part("third", c=3))
+    assert {one["name"]: one["extra_info"] for one in run["benchmarks"]} == {"a": 1, "b": 2, "c": 3}
+    assert run["commit_info"] == "first"
+    assert {one["commit_info"]: one["tests"] for one in run["again"]} == {
+        "second": ["b"],
+        "third": ["c"],
+    }
+
+
 @pytest.mark.parametrize("run", [RUN, *OTHERS.values()], ids=["whole", *OTHERS])
 def test_runs_say_what_their_figures_depend_on(run: dict[str, Any]) -> None:
     """Commit, versions, processor, seed and size are there; no name of a machine, and no path."""
