@@ -25,7 +25,10 @@ END_MARK = "。｡！？!?‼⁇⁈⁉"
 ELLIPSIS = "…‥"
 
 # One class of characters per search: a set at the front is what `re` can scan for quickly.
-_BRACKET = re.compile(f"[{re.escape(OPENERS + CLOSERS)}]")
+_OPENER, _CLOSER = re.escape(OPENERS), re.escape(CLOSERS)
+_NEITHER = f"[^{_OPENER}{_CLOSER}]"
+# A bracket, or all up to the closing one where no other stands between.  （注）と「 -> （注）|「
+_BRACKET = re.compile(f"[{_OPENER}{_CLOSER}](?:(?<=[{_OPENER}]){_NEITHER}*+[{_CLOSER}])?+")
 # A line with nothing on it, and the end of the line before; \r\n is one line break.
 _BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LINE_BREAK}]")
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
@@ -118,7 +121,9 @@ def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
     if depth is None:
         return []
     fences = _fence_spans(text) if "```" in text or "~~~" in text else []
-    return _at_depth(sorted(chain(_pairs(text), fences)), depth)
+    spans = sorted(chain(_pairs(text), fences))
+    picked = _at_depth(spans, depth) if depth else _outermost(spans)
+    return list(map(_new_span, picked))
 
 
 def keep_whole(
@@ -200,17 +205,21 @@ def _pairs_between(text: str, first: int, last: int) -> Iterator[tuple[int, int]
     stack: list[int] = []  # positions alone: ten million open brackets are input, too
     waiting = dict.fromkeys(OPENERS, 0)
     for match in _BRACKET.finditer(text, first, last):
-        at = match.start()
-        mark = text[at]
+        start, end = match.span()
+        mark = text[start]
+        closes = _OPENER_OF.get(text[end - 1])
+        if closes == mark:
+            yield start, end
+            continue
         if mark in waiting:
-            stack.append(at)
+            stack.append(start)
             waiting[mark] += 1
-        elif waiting[opener := _OPENER_OF[mark]]:
+        if closes and waiting[closes]:
             # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
-            while (inner := text[start := stack.pop()]) != opener:
+            while (inner := text[start := stack.pop()]) != closes:
                 waiting[inner] -= 1
-            waiting[opener] -= 1
-            yield start, at + 1
+            waiting[closes] -= 1
+            yield start, end
 
 
 def _fence_spans(text: str) -> list[tuple[int, int]]:
@@ -226,7 +235,18 @@ def _fence_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[Span]:
+def _outermost(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pick the spans that lie inside no other; *spans* are ordered by start."""
+    picked: list[tuple[int, int]] = []
+    reached = 0
+    for span in spans:
+        if span[0] >= reached:
+            picked.append(span)
+            reached = span[1]
+    return picked
+
+
+def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[tuple[int, int]]:
     """Pick the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
     ends: list[int] = []
     picked: list[tuple[int, int]] = []
@@ -237,4 +257,4 @@ def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[Span]:
         if len(ends) == depth:
             picked.append(span)
         ends.append(end)
-    return list(map(_new_span, picked))
+    return picked
