@@ -98,7 +98,7 @@ def _shapes(model: str, arm: str, count: int, note: Note) -> None:
 
 
 # How much longer each text is than the one before.
-_STEP_CHARS = 55_000
+_STEP_CHARS = 110_000
 
 
 def _reading(model: str, arm: str, count: int, note: Note) -> None:

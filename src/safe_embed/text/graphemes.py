@@ -6,7 +6,7 @@ Pure functions of a text. Each takes time and memory linear in its length, on ho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain, pairwise
 
@@ -25,10 +25,12 @@ END_MARK = "。｡！？!?‼⁇⁈⁉"
 ELLIPSIS = "…‥"
 
 # One class of characters per search: a set at the front is what `re` can scan for quickly.
-_OPENER, _CLOSER = re.escape(OPENERS), re.escape(CLOSERS)
-_NEITHER = f"[^{_OPENER}{_CLOSER}]"
-# A bracket, or all up to the closing one where no other stands between.  （注）と「 -> （注）|「
-_BRACKET = re.compile(f"[{_OPENER}{_CLOSER}](?:(?<=[{_OPENER}]){_NEITHER}*+[{_CLOSER}])?+")
+# A bracket, or all of a pair with no other inside: most are such.  （注）と「 -> （注）|「
+_INSIDE = f"[^{re.escape(OPENERS + CLOSERS)}]*+"
+_PAIR = "|".join(
+    f"(?<={re.escape(opener)}){_INSIDE}{re.escape(closer)}" for closer, opener in _OPENER_OF.items()
+)
+_BRACKET = re.compile(f"[{re.escape(OPENERS + CLOSERS)}](?:{_PAIR})?+")
 # A line with nothing on it, and the end of the line before; \r\n is one line break.
 _BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LINE_BREAK}]")
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
@@ -200,26 +202,27 @@ def _pairs(text: str) -> list[tuple[int, int]]:
     return pairs
 
 
-def _pairs_between(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Match the brackets of a part of a text with a stack."""
+def _pairs_between(text: str, first: int, last: int) -> list[tuple[int, int]]:
+    """Match the brackets of a part of a text; those with others inside need a stack."""
+    pairs: list[tuple[int, int]] = []
     stack: list[int] = []  # positions alone: ten million open brackets are input, too
     waiting = dict.fromkeys(OPENERS, 0)
     for match in _BRACKET.finditer(text, first, last):
-        start, end = match.span()
-        mark = text[start]
-        closes = _OPENER_OF.get(text[end - 1])
-        if closes == mark:
-            yield start, end
+        start, end = span = match.span()
+        if end - start > 1:
+            pairs.append(span)
             continue
+        mark = text[start]
         if mark in waiting:
             stack.append(start)
             waiting[mark] += 1
-        if closes and waiting[closes]:
+        elif waiting[opener := _OPENER_OF[mark]]:
             # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
-            while (inner := text[start := stack.pop()]) != closes:
+            while (inner := text[start := stack.pop()]) != opener:
                 waiting[inner] -= 1
-            waiting[closes] -= 1
-            yield start, end
+            waiting[opener] -= 1
+            pairs.append((start, end))
+    return pairs
 
 
 def _fence_spans(text: str) -> list[tuple[int, int]]:

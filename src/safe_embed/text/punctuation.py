@@ -68,7 +68,9 @@ _BLANKS = f"(?>(?:[{BLANK}]*+[{LINE_BREAK}]++)++|[{BLANK}]*+)"
 _END = f"(?:{_CLOSE}++(?!{_GOES_ON}))?+(?!{_CLOSE}){_BLANKS}(?!{_CLOSE})"
 # A line that begins with a closing bracket goes on.  （注\n）次 -> （注\n）次
 _BEGINS = f"(?:(?!{_CLOSE})|{_STAYS})"
-_TAIL = f"{_RUN}{_ASIDE}{_CLOSED}(?:{_END}|{_STAYS})"
+# Mostly none of that follows, and one look tells.  今日は。明日も -> 今日は。|明日も
+_PLAIN = f"(?![{END_MARK}{ELLIPSIS}．（({re.escape(CLOSERS)}{BLANK}{LINE_BREAK}])"
+_TAIL = f"(?:{_PLAIN}|{_RUN}{_ASIDE}{_CLOSED}(?:{_END}|{_STAYS}))"
 # うーん、、、次 -> うーん、、、|次; つまり、――次 -> つまり、――|次; そう……。次 -> そう……。|次
 _PAUSE = f"[、､，{ELLIPSIS}―—]*+(?:(?!{_CLOSE}|[{END_MARK}．])[{BLANK}]*+(?!{_CLOSE})|{_STAYS})"
 
