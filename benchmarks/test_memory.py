@@ -86,7 +86,7 @@ def test_long_runs(
     stack: str, arm: str, run: Measure, size: Size, short_model_folder: Path
 ) -> None:
     """Runs of 200 to 20,000 characters without a blank: what a tokenizer may remember whole."""
-    calls, longest = size.pick(30, 200, 1500), size.pick(300, 10_000, 20_000)
+    calls, longest = size.pick(30, 300, 1500), size.pick(300, 10_000, 20_000)
     options = {**LONG_RUNS, "longest": longest}
     found = run("growth", short_model_folder, stack=stack, arm=arm, calls=calls, **options)
     expect(found, growth_mb=SANE_MB, running_growth_mb=SANE_MB)
@@ -96,7 +96,7 @@ def test_long_runs(
 def test_tokenizer_alone(stack: str, run: Measure, size: Size, short_model_folder: Path) -> None:
     """The control of the long runs: the same texts, and no model."""
     options = {**LONG_RUNS, "longest": size.pick(300, 10_000, 20_000)}
-    count = size.pick(30, 200, 1500)
+    count = size.pick(30, 300, 1500)
     found = run("tokenize", short_model_folder, stack=stack, count=count, **options)
     expect(found, growth_mb=SANE_MB)
 

@@ -139,7 +139,7 @@ def test_encode(
         benchmark,
         arms,
         control=UPSTREAM,
-        rounds=size.pick(1, 3, 5),
+        rounds=size.pick(1, 5, 7),
         unit="tokens",
         amount=sum(lengths),
         source=source,

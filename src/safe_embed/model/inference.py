@@ -31,7 +31,7 @@ logger = logging.getLogger("safe_embed")
 # square of the length (ruri-v3-30m on 14,457 characters: from 1.0 to 2.4 GB), and shorter chunks
 # find better. Source: docs/ja/growth.md and docs/ja/truncation.md.
 DEFAULT_CHUNK_TOKENS = 512
-# Tokens of a batch. On a CPU twice as many gain 2 to 10 %, and let others wait twice as long; on a
+# Tokens of a batch. On a CPU twice as many gain up to 10 %, and let others wait twice as long; on a
 # GPU (H200) they are the best of 4,096 to 131,072. Source: benchmarks/test_speed.py, test_budget.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS_ELSEWHERE = 32_768
