@@ -68,7 +68,7 @@ def tasks(records: Records, size: Size) -> dict[str, Task]:
     rows = [row for row in records("kyoto_wiki_longdocs") if "\n" in row["text"]]
     bodies = {row["id"]: row["text"].split("\n", 1)[1] for row in rows}
     leads = [(row["doc_id"], row["question"]) for row in records("kyoto_lead2body_queries")]
-    found = {"kyoto": by_name(bodies, leads, size, 12)}
+    found = {"kyoto": by_name(bodies, leads, size, 20)}
     for name in ("jaquad_dev", "jsquad_valid"):
         documents = {row["id"]: row["text"] for row in records(f"{name}_longdocs")}
         asked = [(row["doc_id"], row["question"]) for row in records(f"{name}_questions")]
