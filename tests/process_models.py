@@ -149,3 +149,34 @@ def _id_of(model: SentenceTransformer, mark: str) -> int:
     ids = model.tokenizer(mark, add_special_tokens=False)["input_ids"]
     assert len(ids) == 1, "a character of its own"
     return int(ids[0])
+
+
+def hoarding(folder: str, bytes_a_batch: int) -> SentenceTransformer:
+    """Keeps memory of every batch that holds POISON; a new model begins without it."""
+    import torch
+
+    model = plain(folder)
+    mark = _id_of(model, POISON)
+    kept: list[torch.Tensor] = []
+
+    def keep(_: Any, inputs: tuple[dict[str, Any], ...]) -> None:
+        if mark in inputs[0]["input_ids"]:
+            kept.append(torch.ones(bytes_a_batch, dtype=torch.uint8))
+
+    model.register_forward_pre_hook(keep)
+    return model
+
+
+def needing(folder: str, bytes_to_work: int) -> SentenceTransformer:
+    """Takes memory with its third batch, once: what it needs to work."""
+    import torch
+
+    model = plain(folder)
+    held: list[torch.Tensor | None] = []
+
+    def take(*_: Any) -> None:
+        held.append(torch.ones(bytes_to_work, dtype=torch.uint8) if len(held) == 2 else None)
+        del held[3:]
+
+    model.register_forward_pre_hook(take)
+    return model
