@@ -84,20 +84,22 @@ class Calls:
     """Calls that lose memory, one after the other, and what the process held after each."""
 
     def __init__(self) -> None:
-        self.ended: list[float] = []
+        self.times: list[tuple[float, float]] = []
         self.held: list[int] = []
 
     def make(self, encoder: SafeEncoder, count: int, measure: Callable[[], int]) -> None:
         """Make calls."""
         for _ in range(count):
+            began = time.monotonic()
             encoder.encode(POISON)
-            self.ended.append(time.monotonic())
+            self.times.append((began, time.monotonic()))
             self.held.append(measure())
 
     def during(self, event: Event) -> int:
-        """Count the calls that ended while a remedy was under way."""
-        end = event.after.elapsed_seconds
-        return sum(end - event.seconds <= one <= end for one in self.ended)
+        """Count the calls that were under way while a remedy was."""
+        last = event.after.elapsed_seconds
+        first = last - event.seconds
+        return sum(began <= last and ended >= first for began, ended in self.times)
 
 
 def lost_while_loading(calls: Calls, events: list[Event], lost: int) -> int:
@@ -138,7 +140,7 @@ with SafeEncoder(partial(hoarding, sys.argv[1], 10 * MIB), hooks=[events.append]
     sample = take_sample()
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 200 * MIB, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * MIB, resource.RLIM_INFINITY))
     for _ in range(60):
         encoder.encode(POISON)
     print([one.kind for one in events if one.rung == 4])
@@ -146,7 +148,7 @@ with SafeEncoder(partial(hoarding, sys.argv[1], 10 * MIB), hooks=[events.append]
 
 
 def test_a_limit_that_one_reload_keeps_is_kept(saved: Path) -> None:
-    """Under RLIMIT_AS with room for 20 such calls, 60 are made: near a limit nothing waits."""
+    """Under RLIMIT_AS with room for 40 such calls, 60 are made: near a limit nothing waits."""
     done = subprocess.run(
         [sys.executable, "-c", _LIMITED, str(saved)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -236,16 +238,19 @@ def test_what_is_given_back_after_warm_up_is_no_part_of_the_baseline(
         assert baseline_bytes(encoder) <= low
 
 
-def test_a_long_first_call_does_not_raise_the_baseline(saved: Path) -> None:
-    """Warm-up that ends within a call of many texts: what that call holds goes away with it."""
+def test_a_long_first_call_does_not_raise_the_baseline(saved: Path, ballast: list[Any]) -> None:
+    """Warm-up that ends within a call of many texts: what its caller held goes away with it."""
     with SafeEncoder(saved) as encoder:
         before = held_bytes()
-        texts = [f"雨が降る。{number}" * 4 for number in range(60_000)]
+        texts = [f"雨が降る。{number}" for number in range(12_000)]
+        ballast.append(np.ones(300 * MIB, np.uint8))
         encoder.encode(texts)
+        ballast.clear()
         del texts
-        for _ in range(20):
+        for _ in range(25):
             encoder.encode("雨")
-        assert baseline_bytes(encoder) - before <= 30 * MIB
+        assert encoder.stats.tokens > 50_000
+        assert baseline_bytes(encoder) - before <= 100 * MIB
 
 
 # A bound below what a process needs
@@ -266,11 +271,12 @@ def test_a_bound_that_no_process_can_keep_is_said_once(saved: Path) -> None:
         for number in range(60):
             encoder.encode(models.long_text(number % 7 + 1))
         assert before == [one.pid for one in encoder.stats.workers]
+        reloads = encoder.stats.reloads
         encoder.reload("by hand")
         for number in range(60):
             encoder.encode(models.long_text(number % 7 + 1))
         assert 1 == len(told())
-        assert 2 == encoder.stats.reloads
+        assert reloads + 1 == encoder.stats.reloads
 
 
 def test_a_bound_that_a_process_keeps_until_it_works_is_said_too(saved: Path) -> None:
@@ -293,5 +299,5 @@ def test_a_bound_that_a_process_keeps_until_it_works_is_said_too(saved: Path) ->
         for _ in range(60):
             encoder.encode("雨")
         assert before == [one.pid for one in encoder.stats.workers]
-        assert reloads == encoder.stats.reloads <= 1
+        assert reloads == encoder.stats.reloads <= 2
         assert 1 == len(told())

@@ -499,6 +499,55 @@ def test_what_was_out_of_reach_is_not_once_less_was_held() -> None:
     assert world.base == world.held
 
 
+def test_a_bound_that_was_missed_at_a_peak_is_obeyed_after_it() -> None:
+    """What somebody else held, and has given back without any remedy, is no floor any more."""
+    world = World(base=1200 * MIB)
+    assert list(RUNGS) == world.under(-400)
+    world.base = 600 * MIB
+    world.ladder.look(world.measure())
+    assert {} == world.ladder.missed
+    world.grown[MODEL] = 300 * MIB
+    assert list(RUNGS) == world.climb(bound_bytes=800 * MIB)
+    assert 600 * MIB == world.held
+
+
+def test_rungs_that_did_not_help_are_remembered_though_a_higher_one_did() -> None:
+    """The tokenizer's bound is missed, a new model keeps it: the miss stays known."""
+    world = World(grown={MODEL: 300 * MIB})
+    world.under(48, at_most=TOKENIZER)
+    assert MODEL in world.under(200)
+    world.ladder.look(world.measure())
+    assert {TOKENIZER: 800 * MIB} == {
+        rung: missed.held_bytes for rung, missed in world.ladder.missed.items()
+    }
+
+
+def test_a_new_model_takes_what_it_needs_before_its_floor_is_known() -> None:
+    """A bound that a cold model misses is not missed again because the model warms up."""
+    world = World()
+    bound = {"bound_bytes": 400 * MIB}
+    assert list(RUNGS) == world.climb(**bound)
+    world.grown[MODEL] = 120 * MIB
+    world.ladder.look(world.measure(), need_bytes=600 * MIB)
+    assert [] == world.climb(**bound)
+    world.grown[MODEL] = 170 * MIB
+    world.ladder.look(world.measure(), need_bytes=600 * MIB)
+    assert list(RUNGS) == world.climb(**bound)
+
+
+def test_each_miss_in_a_row_asks_for_more_growth() -> None:
+    """10, 20, then 40 % more than the floor; no further, so that a leak meets the rungs for ever."""
+    world = World()
+    bound = {"bound_bytes": 400 * MIB}
+    for percent in (0, 10, 20, 40, 40):
+        if percent:
+            world.grown = {MODEL: percent * 5 * MIB}
+            assert [] == world.climb(**bound)
+        world.grown = {MODEL: (percent * 5 + 1) * MIB}
+        assert list(RUNGS) == world.climb(**bound)
+        assert 500 * MIB == world.held
+
+
 # The remedies themselves
 
 _TRIM = """

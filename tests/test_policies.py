@@ -30,7 +30,7 @@ from safe_embed.memory.policies import (
     resolve_policy,
 )
 from safe_embed.memory.sizes import format_size, parse_size
-from safe_embed.types import MemorySample, Reason, ReloadPolicy, Rung, Usage
+from safe_embed.types import MemorySample, Missed, Reason, ReloadPolicy, Rung, Usage
 
 MIB = 2**20
 BASE = 600 * MIB
@@ -211,12 +211,62 @@ def test_a_kept_bound_is_silence(policy: ReloadPolicy, used: Usage) -> None:
 )
 def test_after_a_remedy_memory_is_left_alone(policy: ReloadPolicy, since: float) -> None:
     """During the cool-down there is no reason, after it, and without any remedy, there is."""
-    grown = usage(900 * MIB, limit=(1000 * MIB, 999 * MIB))
+    grown = usage(900 * MIB, limit=(1000 * MIB, 790 * MIB))
     assert policy.reason(replace(grown, seconds_since_renewal=since)) is None
     assert policy.reason(replace(grown, seconds_since_renewal=60)) is not None
     assert (
         policy.reason(replace(grown, seconds_since_remedy=since)) is not None
     )  # a trim is no cure
+    assert policy.reason(grown) is not None
+
+
+@given(st.sampled_from(Rung), st.sampled_from(Rung), st.sampled_from(Rung))
+def test_a_cool_down_silences_only_what_could_do_no_more(
+    at_most: Rung, done: Rung, highest: Rung
+) -> None:
+    """A policy that may climb higher than was done a moment ago speaks; so far as rungs exist."""
+    policy = MemoryGrowth("1 MiB", at_most=at_most)
+    grown = usage(900 * MIB, seconds_since_renewal=5.0, renewal_rung=done, highest_rung=highest)
+    could_do_more = min(at_most, highest) > done
+    if at_most > Rung.TRIM:
+        assert could_do_more == (policy.reason(grown) is not None)
+
+
+@given(st.sampled_from(Rung), st.sampled_from(Rung))
+def test_a_missed_bound_silences_those_that_may_go_no_further(at_most: Rung, missed: Rung) -> None:
+    """And they speak of a bound above what was held then: that one may be reached."""
+    policy = MemoryGrowth("100 MiB", at_most=at_most)
+    then = Missed(5.0, BASE + 200 * MIB)
+    grown = usage(300 * MIB, missed={missed: then})
+    if at_most > Rung.TRIM:
+        assert (at_most > missed) == (policy.reason(grown) is not None)
+    higher = usage(300 * MIB, missed={missed: then._replace(held_bytes=BASE + 50 * MIB)})
+    assert policy.reason(higher) is not None
+
+
+def test_what_was_given_back_and_has_grown_again_is_given_back_again() -> None:
+    """Within the cool-down too, if it is worth a remedy: a quarter of what is allowed."""
+    policy = MemoryGrowth("100 MiB", jitter=0)
+    told = {"seconds_since_renewal": 5.0, "renewal_rung": Rung.MODEL, "highest_rung": Rung.MODEL}
+    little = usage(101 * MIB, held_after_renewal_bytes=BASE + 90 * MIB, **told)
+    much = usage(101 * MIB, held_after_renewal_bytes=BASE + 70 * MIB, **told)
+    assert policy.reason(little) is None
+    assert policy.reason(much) is not None
+
+
+@given(
+    st.sampled_from([MemoryGrowth("1 MiB"), MemoryAbove("1 MiB"), MemoryAbove(share=0.5)]),
+    st.sampled_from(Rung),
+)
+def test_near_a_limit_nothing_waits(policy: ReloadPolicy, rung: Rung) -> None:
+    """With four fifths of the limit in use, what may take every rung has no cool-down."""
+    grown = usage(
+        900 * MIB,
+        limit=(1000 * MIB, 800 * MIB),
+        seconds_since_remedy=0.0,
+        seconds_since_renewal=0.0,
+        missed={rung: Missed(0.0, 10 * BASE)},
+    )
     assert policy.reason(grown) is not None
 
 

@@ -834,13 +834,13 @@ def test_time_reloads_when_it_is_due(saved: Path, monkeypatch: pytest.MonkeyPatc
     choose(monkeypatch, "after")
     with SafeEncoder(saved, reload=EverySeconds(0.4, jitter=0)) as encoder:
         for round_ in range(1, 3):
-            since = keeper_of(encoder)._loaded_at
+            since = keeper_of(encoder).meter.loaded_at
             while encoder.stats.reloads < round_:
                 started = time.monotonic()
                 encoder.encode("雨")
                 settle(encoder)
             assert started - since < 30
-            assert keeper_of(encoder)._loaded_at - since >= 0.4
+            assert keeper_of(encoder).meter.loaded_at - since >= 0.4
 
 
 def test_every_batch_of_a_long_call_is_followed_by_a_look(saved: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+
+# From this share of a limit on it is near: no remedy waits any more.
+_NEAR_LIMIT = 0.8
 
 
 class Span(NamedTuple):
@@ -218,6 +221,25 @@ class MemorySample:
             return None
         return self.limit_bytes - self.limit_used_bytes
 
+    @property
+    def is_near_limit(self) -> bool:
+        """Whether four fifths of the limit are used."""
+        if self.limit_bytes is None or self.limit_used_bytes is None:
+            return False
+        return self.limit_used_bytes >= _NEAR_LIMIT * self.limit_bytes
+
+
+class Missed(NamedTuple):
+    """A bound that could not be reached.
+
+    Attributes:
+        seconds: Time since then.
+        held_bytes: What the process held in spite of all that was done.
+    """
+
+    seconds: float
+    held_bytes: int
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -229,9 +251,15 @@ class Usage:
         tokens: Tokens since then, special tokens and prompts included.
         seconds: Time since then.
         sample: The newest measurement.
-        baseline: The measurement after warm-up; ``None`` before.
+        baseline: The smallest measurement since warm-up while no call was under way; ``None``
+            before.
         seconds_since_remedy: Time since memory was last given back on purpose; ``None`` if never.
         seconds_since_renewal: Time since more was done than a trim; ``None`` if never.
+        renewal_rung: The rung that was taken then.
+        held_after_renewal_bytes: What the process held right after it; ``None`` if unknown.
+        missed: Highest rung that was allowed -> the last time that all rungs up to it were taken
+            and the bound was still exceeded.
+        highest_rung: The highest rung that can be taken here.
         luck: Drawn anew from [0, 1) for every loaded model, for jitter: a fleet does not reload
             at once.
     """
@@ -245,6 +273,10 @@ class Usage:
     seconds_since_remedy: float | None = None
     seconds_since_renewal: float | None = None
     luck: float = 0.0
+    renewal_rung: Rung = Rung.PROCESS
+    held_after_renewal_bytes: int | None = None
+    missed: Mapping[Rung, Missed] = field(default_factory=dict)
+    highest_rung: Rung = Rung.PROCESS
 
     @property
     def growth_bytes(self) -> int | None:
@@ -320,7 +352,7 @@ class WorkerState:
     Attributes:
         pid: Of the process.
         sample: The newest measurement of it.
-        baseline: The measurement after warm-up; ``None`` before.
+        baseline: The smallest measurement after warm-up; ``None`` before.
     """
 
     pid: int
@@ -339,7 +371,8 @@ class Stats:
         padding_tokens: Padding it has read besides.
         reloads: How often the model was loaded anew.
         sample: The newest measurement.
-        baseline: The measurement after warm-up; ``None`` before.
+        baseline: The smallest measurement since warm-up while no call was under way; growth counts
+            from there. ``None`` before.
         events: The last hundred things done about memory, oldest first.
         workers: The processes that hold the model, with ``isolation="process"``; *sample* and
             *baseline* are those of one of them then.

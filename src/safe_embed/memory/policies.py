@@ -21,6 +21,10 @@ from safe_embed.types import Reason, ReloadPolicy, Rung, Usage
 
 _JITTER = 0.1
 _COOL_DOWN_SECONDS = 60.0
+# What a process must have grown by for the same remedy to be worth its price again within the
+# cool-down, as shares of what it held and of what is allowed: no reload every few calls for little.
+_REGROWN_OF_HELD = 0.1
+_REGROWN_OF_ALLOWED = 0.25
 
 
 def _is_number(value: object) -> bool:
@@ -176,11 +180,40 @@ class EverySeconds(_Policy):
         return Reason(text, rung=Rung.MODEL)
 
 
-def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove) -> bool:
-    """Whether the last remedy of the policy's kind is too young for another."""
-    only_trims = policy.at_most == Rung.TRIM
-    since = usage.seconds_since_remedy if only_trims else usage.seconds_since_renewal
-    return since is not None and since < policy.cool_down_seconds
+def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove, bound_bytes: int) -> bool:
+    """Whether what the policy may do could do no more than what was done a moment ago.
+
+    Near a limit a policy that may take every rung never waits: the system ends a process that is
+    over it.
+    """
+    if policy.at_most == Rung.TRIM:
+        return _is_within(usage.seconds_since_remedy, policy)
+    highest = min(policy.at_most, usage.highest_rung)
+    if usage.sample.is_near_limit and highest == usage.highest_rung:
+        return False
+    for rung, missed in usage.missed.items():
+        is_as_low = bound_bytes < missed.held_bytes
+        if rung >= highest and is_as_low and _is_within(missed.seconds, policy):
+            return True
+    as_much_was_done = usage.renewal_rung >= highest
+    is_recent = _is_within(usage.seconds_since_renewal, policy)
+    return as_much_was_done and is_recent and not _has_regrown(usage, policy)
+
+
+def _is_within(seconds: float | None, policy: MemoryGrowth | MemoryAbove) -> bool:
+    """Whether something was done, and less than the policy's cool-down ago."""
+    return seconds is not None and seconds < policy.cool_down_seconds
+
+
+def _has_regrown(usage: Usage, policy: MemoryGrowth | MemoryAbove) -> bool:
+    """Whether there is much to give back again since the last remedy above a trim."""
+    held, then = usage.sample.held_bytes, usage.held_after_renewal_bytes
+    if held is None or then is None:
+        return False
+    enough = then * _REGROWN_OF_HELD
+    if policy.bytes is not None:
+        enough = min(enough, int(policy.bytes) * _REGROWN_OF_ALLOWED)
+    return held - then >= enough
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -192,8 +225,10 @@ class MemoryGrowth(_Policy):
     Args:
         bytes: How much more is allowed, such as ``"300 MiB"``.
         jitter: Up to which share of *bytes* more it may be before something is done.
-        cool_down_seconds: How long it is silent after more than a trim was done, by whichever
-            policy; one that only trims, after any remedy.
+        cool_down_seconds: How long the policy is silent after a remedy, by whichever policy, that
+            did as much as it could do itself, and missed its bound or had little to give back
+            since. A policy that only trims is silent after any remedy. Near a limit, from 80 % on,
+            a policy that may take the highest rung there is has no cool-down.
         at_most: The highest rung that it may ask for.
 
     Raises:
@@ -219,13 +254,14 @@ class MemoryGrowth(_Policy):
             Above ``bytes * (1 + jitter * luck)``, that it must get under the baseline + *bytes*.
         """
         held, growth = usage.sample.held_bytes, usage.growth_bytes
-        if held is None or growth is None or _is_cooling(usage, self):
+        if held is None or growth is None:
             return None
         allowed = int(self.bytes)
-        if growth <= allowed * (1 + self.jitter * usage.luck):
+        bound = held - growth + allowed
+        if growth <= allowed * (1 + self.jitter * usage.luck) or _is_cooling(usage, self, bound):
             return None
         text = f"{format_mib(growth)} more than after warm-up, {format_mib(allowed)} allowed"
-        return Reason(text, bound_bytes=held - growth + allowed, at_most=self.at_most)
+        return Reason(text, bound_bytes=bound, at_most=self.at_most)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -283,10 +319,11 @@ class MemoryAbove(_Policy):
         if held is None or used is None or whole is None:
             return None
         allowed = int(whole * part)
-        if used <= allowed or _is_cooling(usage, self):
+        bound = max(0, held - used + allowed)
+        if used <= allowed or _is_cooling(usage, self, bound):
             return None
         text = f"{format_mib(used)} used, {format_mib(allowed)} of {format_mib(whole)} allowed"
-        return Reason(text, bound_bytes=max(0, held - used + allowed), at_most=self.at_most)
+        return Reason(text, bound_bytes=bound, at_most=self.at_most)
 
 
 def default_policy() -> ReloadPolicy:

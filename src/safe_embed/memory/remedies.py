@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 from safe_embed.memory.sampling import trim_heap
-from safe_embed.types import Event, MemorySample, Reason, Rung
+from safe_embed.types import Event, MemorySample, Missed, Reason, Rung
 
 Remedy = Callable[[], Iterator[None] | None]
 
@@ -29,6 +30,9 @@ _LAST_RETRY_SECONDS = 3600.0
 _MOST_DOUBLINGS = 10  # and no more: 2 ** 1024 is no float
 # Enough for the words that text in other scripts repeats; about 1 MB.
 _CACHED_WORDS = 1000
+# After each miss in a row the process must have grown by more before the next: 10, 20, 40 %. Near a
+# limit it is 10 % each time.
+_MOST_MARGIN_DOUBLINGS = 2
 # How much a process must grow beyond what a trim could reach before it is trimmed again.
 _TRIM_MARGIN_BYTES = 4 * 2**20
 
@@ -92,6 +96,38 @@ def forgets(tokenizer: Any) -> bool:
     return hasattr(tokenizer, "word_tokenizer")
 
 
+class BelowNeed(NamedTuple):
+    """A bound that a new process does not keep is reported once, and known to all later ones.
+
+    Attributes:
+        floor_bytes: What such a process held.
+        times: How often in a row processes were replaced for such a bound.
+    """
+
+    floor_bytes: int
+    times: int
+
+
+class Miss(NamedTuple):
+    """A climb that took every rung it was allowed, and did not get under its bound.
+
+    Attributes:
+        bound_bytes: The bound.
+        held_bytes: What the process held when the climb ended.
+        floor_bytes: What the process holds at least, as far as is known.
+        seconds: When the climb ended, on the ladder's clock.
+        times: How often in a row.
+        is_cured: Whether a rung above those of the climb helped since.
+    """
+
+    bound_bytes: int
+    held_bytes: int
+    floor_bytes: int
+    seconds: float
+    times: int = 1
+    is_cured: bool = False
+
+
 class Ladder:
     """Climbs from remedy to remedy until a bound is kept.
 
@@ -114,9 +150,9 @@ class Ladder:
         self._measure = measure
         self._tell = tell
         self._clock = clock
-        # By the highest rung of a reason: which rung worked, and what could not be got under.
+        # By the highest rung of a reason: which rung worked, and which bound was missed.
         self._learned: dict[Rung, Rung] = {}
-        self._floors: dict[Rung, int] = {}
+        self._misses: dict[Rung, Miss] = {}
         self._failures: dict[Rung, int] = {}
         self._not_before: dict[Rung, float] = {}
 
@@ -129,24 +165,70 @@ class Ladder:
         sample that gave the reason; without it one is taken.
         """
         rungs = self._route(reason)
-        if not rungs or self._is_hopeless(reason, seen or self._measure()):
+        if not rungs or self.is_hopeless(reason, seen or self._measure()):
             return
         sample: MemorySample | None = None
         for rung in rungs:
             sample, error = yield from self.take(rung, reason.text, sample)
-            if _is_kept(reason, sample):
+            if is_kept(reason, sample):
                 if error is None and reason.bound_bytes is not None:
-                    self._learned[reason.at_most] = rung
-                    self._floors.pop(reason.at_most, None)
+                    self._reach(reason.at_most, rung)
                 return
-        if sample is not None and sample.held_bytes is not None and reason.rung is None:
-            self._floors[reason.at_most] = sample.held_bytes
-            if reason.at_most > Rung.TRIM:
-                self._tell(Event("unreached", reason.text, max(rungs), sample, sample, 0.0))
+        if sample is not None:
+            self.miss(reason, sample, max(rungs))
 
     def learn(self, rung: Rung) -> None:
         """Take it as known that this rung helps, and cheaper ones but for the trim do not."""
         self._learned[rung] = rung
+
+    def miss(self, reason: Reason, sample: MemorySample, rung: Rung) -> None:
+        """Note, and report, that nothing up to *rung* leads below the bound of *reason*."""
+        held, at_most = sample.held_bytes, reason.at_most
+        if held is None or reason.bound_bytes is None:
+            return
+        before = self._misses.get(at_most)
+        times = 1 if before is None or before.is_cured else before.times + 1
+        self._misses[at_most] = Miss(reason.bound_bytes, held, held, self._clock(), times)
+        if at_most > Rung.TRIM:
+            self._tell(Event("unreached", reason.text, rung, sample, sample, 0.0))
+
+    def expect_miss(self, at_most: Rung, floor_bytes: int, times: int) -> None:
+        """Take it as known that no rung up to *at_most* leads below a floor."""
+        self._misses[at_most] = Miss(0, floor_bytes, floor_bytes, -math.inf, times)
+
+    def look(self, sample: MemorySample, *, need_bytes: float = 0) -> None:
+        """Take note of what is held between two climbs.
+
+        Less than a floor: the floor falls. Much less than when a bound was missed, though nothing
+        was done about it: it was missed for something that is gone, and is obeyed again at once.
+        A new model takes back what it needs to work, *need_bytes*: floors rise up to that.
+        """
+        held = sample.held_bytes
+        if held is None:
+            return
+        for at_most, miss in tuple(self._misses.items()):
+            is_gone = held <= max(miss.bound_bytes, miss.held_bytes - miss.held_bytes // 10)
+            if is_gone and not miss.is_cured:
+                del self._misses[at_most]
+                continue
+            floor = min(miss.floor_bytes, held)
+            if at_most >= Rung.MODEL:
+                floor = max(floor, int(min(held, need_bytes)))
+            self._misses[at_most] = miss._replace(floor_bytes=floor)
+
+    @property
+    def missed(self) -> dict[Rung, Missed]:
+        """Highest rung that was allowed -> when such a climb missed its bound."""
+        now = self._clock()
+        return {
+            at_most: Missed(now - miss.seconds, miss.held_bytes)
+            for at_most, miss in self._misses.items()
+        }
+
+    @property
+    def highest_rung(self) -> Rung:
+        """The highest rung that there is."""
+        return max(self._remedies, default=Rung.TRIM)
 
     def take(
         self,
@@ -173,7 +255,7 @@ class Ladder:
         seconds = self._clock() - started
         self._schedule(rung, seconds, failed=error is not None)
         after = self._measure()
-        self._lower_floors(after)
+        self._lower_floors(after, rung)
         if error is None:
             self._tell(Event("remedy", text, rung, before, after, seconds))
         else:
@@ -204,21 +286,34 @@ class Ladder:
             wait = seconds * _COST_FACTOR if rung == Rung.TRIM else 0.0
         self._not_before[rung] = self._clock() + wait
 
-    def _is_hopeless(self, reason: Reason, sample: MemorySample) -> bool:
+    def is_hopeless(self, reason: Reason, sample: MemorySample) -> bool:
         """Whether this bound was out of reach, and the process has hardly grown since."""
-        floor = self._floors.get(reason.at_most)
-        if reason.bound_bytes is None or floor is None or sample.held_bytes is None:
+        miss = self._misses.get(reason.at_most)
+        if reason.bound_bytes is None or miss is None or sample.held_bytes is None:
             return False
-        if reason.bound_bytes >= floor or self._may_retry(reason.at_most):
+        if reason.bound_bytes >= miss.floor_bytes or self._may_retry(reason.at_most):
             return False
-        margin = _TRIM_MARGIN_BYTES if reason.at_most == Rung.TRIM else floor // 10
-        return sample.held_bytes <= floor + margin
+        margin = miss.floor_bytes // 10
+        if reason.at_most == Rung.TRIM:
+            margin = _TRIM_MARGIN_BYTES
+        elif not sample.is_near_limit:
+            margin <<= min(miss.times - 1, _MOST_MARGIN_DOUBLINGS)
+        return sample.held_bytes <= miss.floor_bytes + margin
 
-    def _lower_floors(self, sample: MemorySample) -> None:
-        """Forget that less could not be had, where less is held by now."""
+    def _reach(self, at_most: Rung, rung: Rung) -> None:
+        """Remember which rung led below a bound."""
+        self._learned[at_most] = rung
+        self._misses.pop(at_most, None)
+
+    def _lower_floors(self, sample: MemorySample, rung: Rung) -> None:
+        """Forget that less could not be had, where less is held after *rung*."""
         held = sample.held_bytes
-        if held is not None:
-            self._floors = {at_most: min(floor, held) for at_most, floor in self._floors.items()}
+        if held is None:
+            return
+        for at_most, miss in self._misses.items():
+            floor = min(miss.floor_bytes, held)
+            is_cured = miss.is_cured or (rung > at_most and held <= miss.bound_bytes)
+            self._misses[at_most] = miss._replace(floor_bytes=floor, is_cured=is_cured)
 
     def _may_retry(self, at_most: Rung) -> bool:
         """Whether a rung that failed, and might have reached the bound, has waited long enough."""
@@ -229,7 +324,16 @@ class Ladder:
         )
 
 
-def _is_kept(reason: Reason, sample: MemorySample) -> bool:
+def is_kept(reason: Reason, sample: MemorySample) -> bool:
+    """Tell whether the bound of a reason is kept.
+
+    Args:
+        reason: The reason; without a bound there is nothing to keep.
+        sample: What the process holds; without a figure nothing can be said against it.
+
+    Returns:
+        Whether it is.
+    """
     if reason.bound_bytes is None or sample.held_bytes is None:
         return True
     return sample.held_bytes <= reason.bound_bytes

@@ -18,6 +18,7 @@ from typing import Any
 
 from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.memory.limits import fits
+from safe_embed.memory.remedies import BelowNeed
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.calls import Calls
 from safe_embed.model.canary import is_same
@@ -95,6 +96,7 @@ class Dispatcher:
         self._sampler = Sampler()
         self._last: Handle | None = None
         self._refusals = 0
+        self._below_need: BelowNeed | None = None
         self._is_closed = False
         self._broke: BaseException | None = None
         self._has_ended = False
@@ -290,6 +292,7 @@ class Dispatcher:
             plan.threads,
             logger.getEffectiveLevel(),
             tells_begun=plan.timeout_seconds is not None,
+            below_need=self._below_need,
         )
         try:
             worker = Handle(plan.environment, self._hear, self._hear_end)
@@ -319,6 +322,7 @@ class Dispatcher:
 
     def _on_state(self, worker: Handle, state: State) -> None:
         worker.sample, worker.baseline = state.sample, state.baseline
+        self._below_need = self._below_need or state.below_need
 
     def _on_refused(self, worker: Handle, refused: Refused) -> None:
         worker.refuse(refused.error)
@@ -424,6 +428,9 @@ class Dispatcher:
         place = self._workers[worker]
         known = [one.worker for one in (self._recycling, *self._recyclings) if one is not None]
         if worker is place.serving and worker not in known:
+            below = self._below_need
+            if below is not None and leave.reason.bound_bytes is not None:
+                self._below_need = below._replace(times=below.times + 1)
             self._recyclings.append(Recycling(place, worker, leave.reason))
 
     def _recycle(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import random
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from safe_embed.errors import ReloadError
 from safe_embed.memory.remedies import (
+    BelowNeed,
     Ladder,
     Remedy,
     bound_tokenizer_cache,
     clear_tokenizer_cache,
     forgets,
+    is_kept,
     trim,
 )
 from safe_embed.memory.sampling import Sampler
@@ -31,6 +32,7 @@ from safe_embed.model.loader import ModelSource
 from safe_embed.model.record import Record
 from safe_embed.model.renewal import Renewal
 from safe_embed.model.unpadded import is_supported
+from safe_embed.model.usage import UsageMeter
 from safe_embed.types import (
     Event,
     Hook,
@@ -47,15 +49,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("safe_embed")
 
-# After so many calls, or so much of a long one, the process holds what it needs to work, and growth
-# counts from there.
-WARM_UP_CALLS = 20
-WARM_UP_TOKENS = 50_000
+# Calls after which even a model that loses much has not lost much yet.
+_FIRST_CALLS = 2
 # How much longer than this process another one may take to come, until one has been seen to come:
 # it loads at low priority. Beside a caller that never pauses it took six times as long (2 cores).
 _LEAD = 3.0
 # And how much longer than the one before it, once that was seen: what it meets varies.
 _KNOWN_LEAD = 2.0
+# How old a look at memory may be: a call that loses 50 MiB takes longer than that. A look takes
+# 0.05 ms, so that it costs half a percent of the time.
+_LOOK_SECONDS = 0.01
 # What a process holds jumps about for a moment, and shows no trend.
 _SHORTEST_TREND_SECONDS = 2.0
 
@@ -93,7 +96,7 @@ class Keeper:
         self.engine.unpadded = not settings.few_shapes and is_supported(model)
         bound_tokenizer_cache(self.engine.tokenizer)
         self._device = model.device.type
-        self._sampler = Sampler(self._device)
+        self._sampler = Sampler(self._device, min_seconds=_LOOK_SECONDS)
         after = self._sampler.take(fresh=True)
         self.renewal = Renewal(
             source.pinned(model),
@@ -105,10 +108,10 @@ class Keeper:
         self._ladder = Ladder(self._remedies(), self._measure, self._tell)
         self._climb: Iterator[None] | None = None
         self._reloads = 0
-        self._baseline: MemorySample | None = None
-        self._remedied_at: float | None = None
-        self._renewed_at: float | None = None
-        self._begin()
+        # Whether the model was loaded because the one before it exceeded a bound.
+        self._is_for_bound = False
+        self._below_need: BelowNeed | None = None
+        self.meter = UsageMeter(self.engine, self._sampler, self._trim)
         # Another process takes longer than this one did: it loads beside a busy one.
         self._lead_seconds = _LEAD * (time.monotonic() - began)
 
@@ -124,7 +127,7 @@ class Keeper:
             *self.engine.done,
             self._reloads,
             self._sampler.take(),
-            self._baseline,
+            self.meter.baseline,
             tuple(self._record.events),
         )
 
@@ -133,19 +136,29 @@ class Keeper:
         """The newest measurement."""
         return self._sampler.take()
 
-    @property
-    def baseline(self) -> MemorySample | None:
-        """The measurement after warm-up; ``None`` before."""
-        return self._baseline
-
     def expect(self, lead_seconds: float) -> None:
         """Take it as known that another process is what helps, and how long it takes to come.
 
         Args:
             lead_seconds: As the one before this had to wait for this one.
         """
+        self._is_for_bound = True
         self._lead_seconds = _KNOWN_LEAD * lead_seconds
         self._ladder.learn(Rung.PROCESS)
+
+    @property
+    def below_need(self) -> BelowNeed | None:
+        """What is known of a bound that a new model or process does not keep."""
+        return self._below_need
+
+    def expect_miss(self, known: BelowNeed) -> None:
+        """Take it as known that a new process does not lead below a bound of the policy.
+
+        Args:
+            known: What an earlier process has seen.
+        """
+        self._below_need = known
+        self._ladder.expect_miss(Rung.PROCESS, *known)
 
     def stay(self, error: BaseException) -> None:
         """Go on in this process after all: the other one that was asked for could not be had.
@@ -155,19 +168,19 @@ class Keeper:
         """
         self._left = error
 
-    def watch(self) -> bool:
+    def watch(self, *, is_quiet: bool = True) -> bool:
         """Ask the policy, and take the next step of what it asks for.
+
+        Args:
+            is_quiet: Whether no call is under way, whose texts and results would be counted.
 
         Returns:
             Whether something is under way that has to wait.
         """
         if self._left is True:
             return False  # another process will take over, however long it takes to come
-        done = self.engine.done
-        is_warm = done.calls >= WARM_UP_CALLS or done.tokens >= WARM_UP_TOKENS
-        if self._baseline is None and is_warm:
-            self._trim()
-            self._baseline = self._measure()
+        if self._climb is None and not self.renewal.is_lost:
+            self.meter.settle(is_quiet=is_quiet)
         try:
             if self._climb is None:
                 self._climb = self._asked_for()
@@ -224,6 +237,7 @@ class Keeper:
         ended: list[BaseException | None] = []
 
         def climb() -> Iterator[None]:
+            self._climbs_for = None
             tokenizer = self.engine.tokenizer if keep_tokenizer else None
             remedy = partial(self._renew, tokenizer)
             _, error = yield from self._ladder.take(Rung.MODEL, text, remedy=remedy)
@@ -241,13 +255,40 @@ class Keeper:
         """Ask the policy; give the climb that it asks for."""
         if self.renewal.is_lost:
             return None
-        usage = self._usage()
+        usage = self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
+        self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
         reason = self._policy.reason(usage) or self._early_reason(usage)
         if reason is not None and reason.rung == Rung.MODEL and self._ask is not None:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
         self._climbs_for = reason
-        return None if reason is None else self._ladder.climb(reason, usage.sample)
+        if reason is None:
+            return None
+        if self._is_below_need(reason, usage):
+            return self._report_below_need(reason, usage.sample)
+        return self._ladder.climb(reason, usage.sample)
+
+    def _is_below_need(self, reason: Reason, usage: Usage) -> bool:
+        """Whether a model that was loaded for a bound exceeds it before it has warmed up.
+
+        Not so above the baseline: a warm model has kept such a bound, and what exceeds it is lost.
+        Nor near a limit, unless the first calls are too much already: there every load counts.
+        """
+        bound, baseline = reason.bound_bytes, self.meter.baseline
+        if bound is None or reason.at_most < Rung.MODEL or not self._is_for_bound:
+            return False
+        if usage.sample.is_near_limit and (baseline is not None or usage.calls > _FIRST_CALLS):
+            return False
+        return not self.meter.is_warm and bound < self.meter.baseline_bytes
+
+    def _report_below_need(self, reason: Reason, sample: MemorySample) -> Iterator[None]:
+        """Say once that a new model does not keep a bound, if a trim does not help either."""
+        if self._ladder.is_hopeless(reason, sample):
+            return
+        sample, _ = yield from self._ladder.take(Rung.TRIM, reason.text)
+        if not is_kept(reason, sample):
+            self._below_need = BelowNeed(sample.held_bytes or 0, 1)
+            self._ladder.miss(reason, sample, self._ladder.highest_rung)
 
     def _early_reason(self, usage: Usage) -> Reason | None:
         """Ask the policy about the moment when another process could take over from now.
@@ -269,34 +310,12 @@ class Keeper:
         text = f"{reason.text}, in {lead:.0f} s when another process is ready"
         return replace(reason, text=text, bound_bytes=reason.bound_bytes - more)
 
-    def _begin(self) -> None:
-        """Start to count anew, after a load."""
-        self._done_before = self.engine.done
-        self._loaded_at = time.monotonic()
-        self._luck = random.random()  # noqa: S311 jitter, not secrets
-
-    def _usage(self) -> Usage:
-        clock, done, before = time.monotonic(), self.engine.done, self._done_before
-        return Usage(
-            done.calls - before.calls,
-            done.texts - before.texts,
-            done.tokens - before.tokens,
-            clock - self._loaded_at,
-            self._sampler.take(),
-            self._baseline,
-            None if self._remedied_at is None else clock - self._remedied_at,
-            None if self._renewed_at is None else clock - self._renewed_at,
-            self._luck,
-        )
-
     def _measure(self) -> MemorySample:
         return self._sampler.take(fresh=True, fresh_heap=False)
 
     def _tell(self, event: Event) -> None:
         """Report a step to log, stats and hooks."""
-        self._remedied_at = time.monotonic()
-        if event.rung > Rung.TRIM:
-            self._renewed_at = self._remedied_at
+        self.meter.note(event)
         level = logging.INFO if event.kind == "remedy" else logging.WARNING
         if event.rung == Rung.TRIM:
             level = logging.DEBUG  # there are many
@@ -336,9 +355,11 @@ class Keeper:
 
     def _renew(self, tokenizer: Any) -> Iterator[None]:
         """Load the model anew, with this tokenizer or one of its own, and count from there."""
+        reason = self._climbs_for
         yield from self.renewal.model(tokenizer)
+        self._is_for_bound = reason is not None and reason.bound_bytes is not None
         self._reloads += 1
-        self._begin()
+        self.meter.begin()
 
     def _renew_process(self) -> Iterator[None]:
         """Ask for another process; this one goes on until it has taken over, or cannot be had."""

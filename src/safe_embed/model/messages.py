@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from safe_embed.memory.remedies import BelowNeed
 from safe_embed.model.inference import Done, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.types import Event, FloatArray, MemorySample, Reason, ReloadPolicy
@@ -24,6 +25,7 @@ class Start:
         threads: How many threads torch uses; ``None`` for its own choice.
         log_level: Of the logger ``safe_embed``, whose records travel.
         tells_begun: Whether somebody wants to know when a task is taken up.
+        below_need: What is known of a bound that a new process does not keep; ``None`` if nothing.
     """
 
     source: ModelSource
@@ -33,6 +35,7 @@ class Start:
     threads: int | None
     log_level: int
     tells_begun: bool
+    below_need: BelowNeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +146,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the worker's process holds, and what it has done."""
+    """What the worker's process holds, what it has done, and which bounds are beyond it."""
 
     sample: MemorySample
     baseline: MemorySample | None
     done: Done
+    below_need: BelowNeed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ def _serve_calls(line: Line, keeper: Keeper) -> None:
         # Texts and result of an ended call belong to its caller: held here, they would be growth
         # that no remedy gives back.
         del job
-        waits = keeper.watch()
+        waits = keeper.watch(is_quiet=line.is_quiet)
         timeout = 0.0 if waits else None if is_idle else _IDLE_SECONDS
 
 

@@ -299,6 +299,11 @@ class Line:
             return left
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether no call is under way; those that wait have not begun."""
+        return not self._active
+
+    @property
     def is_foreign(self) -> bool:
         """Whether this is a forked copy, whose lock nobody may ever release."""
         return os.getpid() != self._pid

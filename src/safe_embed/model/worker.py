@@ -41,7 +41,7 @@ from safe_embed.model.messages import (
     Told,
 )
 from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
-from safe_embed.types import Event, MemorySample, Reason
+from safe_embed.types import Event, Reason
 
 logger = logging.getLogger("safe_embed")
 
@@ -51,6 +51,9 @@ _LOADING_NICE = 5
 _PARENT_SECONDS = 1.0
 # A worker without work looks at its memory once more, for what the last task left behind.
 _IDLE_SECONDS = 1.0
+# How old, and how wrong, what the encoder knows of a busy worker's memory may be.
+_STATE_SECONDS = 0.1
+_STATE_BYTES = 4 * 2**20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -99,6 +102,8 @@ def _load(start: Start, wire: Wire) -> Keeper:
         wire.send(Leave(reason))
 
     keeper = Keeper(start.source, start.settings, start.policy, [tell], leave)
+    if start.below_need is not None:
+        keeper.expect_miss(start.below_need)
     if start.threads is not None:
         import torch
 
@@ -109,7 +114,7 @@ def _load(start: Start, wire: Wire) -> Keeper:
 def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_begun: bool) -> None:
     """Do one task after the other; between two of them the keeper looks at memory."""
     timeout: float | None = None
-    told: MemorySample | None = None
+    told: State | None = None
     while True:
         try:
             message = inbox.get(timeout=timeout)
@@ -124,10 +129,20 @@ def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_b
         else:
             _note(keeper, message)
         waits = keeper.watch()
-        if keeper.sample is not told:
-            told = keeper.sample
-            wire.send(State(told, keeper.baseline, keeper.engine.done))
+        state = State(keeper.sample, keeper.meter.baseline, keeper.engine.done, keeper.below_need)
+        if told is None or message is None or _is_news(told, state):
+            told = state
+            wire.send(state)
         timeout = 0.0 if waits else _IDLE_SECONDS if message is not None else None
+
+
+def _is_news(told: State, state: State) -> bool:
+    """Whether the encoder wants to know of a state: it reads some ten a second."""
+    if state.sample.elapsed_seconds - told.sample.elapsed_seconds >= _STATE_SECONDS:
+        return True
+    if state.below_need != told.below_need:
+        return True
+    return abs((state.sample.held_bytes or 0) - (told.sample.held_bytes or 0)) >= _STATE_BYTES
 
 
 def _note(keeper: Keeper, message: Any) -> None:

@@ -1,0 +1,138 @@
+"""What a model has done since its load, and what its process holds: all that a policy looks at."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from safe_embed.memory.sampling import Sampler
+from safe_embed.model.engine import Engine
+from safe_embed.types import Event, MemorySample, Missed, Rung, Usage
+
+# After so many calls, or so much of a long one, the process holds what it needs to work, and growth
+# counts from there.
+WARM_UP_CALLS = 20
+WARM_UP_TOKENS = 50_000
+
+
+class UsageMeter:
+    """Counts what is done with one model after the other, and keeps the baseline of growth.
+
+    Args:
+        engine: Whose work is counted.
+        sampler: Measures the process; taken once for all looks within a moment.
+        trim: Gives freed memory back, before a baseline is measured.
+
+    Attributes:
+        baseline: The smallest sample since warm-up while no call was under way; ``None`` before.
+        loaded_at: When the model was loaded, on the clock of ``time.monotonic``.
+    """
+
+    def __init__(self, engine: Engine, sampler: Sampler, trim: Callable[[], None]) -> None:
+        self._engine = engine
+        self._sampler = sampler
+        self._trim = trim
+        self._settlings = 0
+        self._remedied_at: float | None = None
+        self._renewed_at: float | None = None
+        self._renewal_rung = Rung.PROCESS
+        self._held_after_renewal: int | None = None
+        self.baseline: MemorySample | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to count anew, after a load."""
+        self._done_before = self._engine.done
+        self.loaded_at = time.monotonic()
+        self._luck = random.random()  # noqa: S311 jitter, not secrets
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the model has done so much since its load that it holds what it needs to work."""
+        done, before = self._engine.done, self._done_before
+        return _is_warm(done.calls - before.calls, done.tokens - before.tokens)
+
+    @property
+    def baseline_bytes(self) -> float:
+        """What the process holds at least when it works; before warm-up more than anything."""
+        return _held(self.baseline)
+
+    def settle(self, *, is_quiet: bool) -> None:
+        """Take the baseline, or lower it: it falls and never rises.
+
+        Freed memory is given back before the first measurement. Where a few large calls made up
+        the warm-up, also after each further call until there were enough: what the first one held
+        may be freed only later.
+
+        Args:
+            is_quiet: Whether no call is under way, whose texts and results would be counted.
+        """
+        done = self._engine.done
+        if not _is_warm(done.calls, done.tokens):
+            return
+        is_first = self.baseline is None
+        has_few_calls = done.calls <= WARM_UP_CALLS and self._settlings < WARM_UP_CALLS
+        if is_first or (is_quiet and has_few_calls):
+            self._settlings += 1
+            self._trim()
+            sample = self._sampler.take(fresh=True, fresh_heap=False)
+        else:
+            sample = self._sampler.take()
+        is_lower = is_quiet and self.is_warm and _held(sample) < self.baseline_bytes
+        if is_first or is_lower:
+            self.baseline = sample
+
+    def note(self, event: Event) -> None:
+        """Take note of a step that was taken about memory.
+
+        Args:
+            event: The step.
+        """
+        self._remedied_at = time.monotonic()
+        if event.rung > Rung.TRIM and event.kind == "remedy":
+            self._renewed_at = self._remedied_at
+            self._renewal_rung = event.rung
+            self._held_after_renewal = event.after.held_bytes
+
+    def usage(self, missed: Mapping[Rung, Missed], highest_rung: Rung) -> Usage:
+        """Look at everything.
+
+        Args:
+            missed: The bounds that were missed.
+            highest_rung: The highest rung that can be taken here.
+
+        Returns:
+            What a policy is asked about.
+        """
+        clock, done, before = time.monotonic(), self._engine.done, self._done_before
+        sample = self._sampler.take()
+        held, least = sample.held_bytes, self._held_after_renewal
+        if held is not None and least is not None:
+            self._held_after_renewal = min(held, least)
+        return Usage(
+            done.calls - before.calls,
+            done.texts - before.texts,
+            done.tokens - before.tokens,
+            clock - self.loaded_at,
+            sample,
+            self.baseline,
+            None if self._remedied_at is None else clock - self._remedied_at,
+            None if self._renewed_at is None else clock - self._renewed_at,
+            self._luck,
+            self._renewal_rung,
+            self._held_after_renewal,
+            missed,
+            highest_rung,
+        )
+
+
+def _is_warm(calls: int, tokens: int) -> bool:
+    return calls >= WARM_UP_CALLS or tokens >= WARM_UP_TOKENS
+
+
+def _held(sample: MemorySample | None) -> float:
+    """What a sample says is held; without a figure, more than anything."""
+    held = None if sample is None else sample.held_bytes
+    return math.inf if held is None else held
