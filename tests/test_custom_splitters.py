@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from safe_embed.errors import ConfigError
 from safe_embed.text.custom import FunctionSplitter, RegexSplitter, check_tiling
+from safe_embed.text.graphemes import cluster_spans
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder, resolve_splitter
@@ -21,6 +22,14 @@ from safe_embed.types import Span, Splitter
 SECRET = "秘密の文章"  # noqa: S105
 
 texts = st.text(st.sampled_from("あい漢a。、 \u3000\t\n\r\v\x1c\x85\u2028"), max_size=30)
+# What joins the characters around it to one that a reader sees.
+JOINED = ("\ufe0f", "\u200d", "\u3099", "\uff9e", "\u0301", "\u20dd", "゛", "\u0600", "क\u094dष")
+joined_texts = st.lists(
+    st.sampled_from(
+        [*"あ。、 \u3000", "\r\n", "\n", *"👨👩🇯🇵", "‼", "\u1100", "\u1161", "각", *JOINED]
+    ),
+    max_size=20,
+).map("".join)
 
 
 def pieces(text: str, splitter: Splitter) -> list[str]:
@@ -49,6 +58,14 @@ class Sentences:
         (".", "春|夏|秋"),
         ("秋", "春夏秋"),
         ("(?i)A", "春a|夏A|秋"),
+        ("[。‼]", "春。\ufe0f|夏‼\u200d👨|秋"),
+        ("か", "か\u3099|か゛|か|き"),
+        ("ｶ", "ｶﾞ|ｷ"),
+        ("\r", "一\r\n|二\r|三"),
+        ("[👨🇯]", "👨\u200d👩\u200d👧|🇯🇵|🇯🇵|次"),
+        ("\n", "一\n|\u0301二"),
+        (".", "か\u3099|\u3000\u0301|①\u20dd|क\u094dष|\u1100\u1161"),
+        ("。", "春。\ufe0f"),
     ],
 )
 def test_an_expression_cuts_behind_its_matches(
@@ -70,6 +87,16 @@ def test_expressions_tile(text: str, pattern: str) -> None:
     """``"".join(text[s:e]) == text``, whatever the expression matches."""
     spans = RegexSplitter(pattern).split(text)
     assert spans == check_tiling(text, spans, RegexSplitter)
+
+
+@given(joined_texts, st.sampled_from(["[。、‼]", r"\s", "(?s).", "あ|👨", "[🇯\u1100]", "\u200d"]))
+@example("あ。\ufe0f", "[。、‼]")
+def test_expressions_cut_no_cluster(text: str, pattern: str) -> None:
+    """``{ends of spans} == {ends of the clusters in which a match ends}``, and the text's end."""
+    inside = {m.end() for m in re.finditer(pattern, text)} | {len(text)}
+    clusters = cluster_spans(text)
+    expected = [end for start, end in clusters if inside & set(range(start + 1, end + 1))]
+    assert expected == [end for _, end in RegexSplitter(pattern).split(text)]
 
 
 def test_a_bad_expression_is_refused() -> None:
@@ -109,6 +136,9 @@ def test_an_expression_is_a_value() -> None:
         (lambda text: [""], "一二", ["一二"]),
         (lambda text: [], "", []),
         (str.split, " \n", [" \n"]),
+        (list, "か\u3099き゛。\ufe0f\r\n次", ["か\u3099", "き゛", "。\ufe0f", "\r\n", "次"]),
+        (lambda text: [(0, 2), (2, 4), (5, 7)], "あ。\ufe0f🇯🇵🇫🇷", ["あ。\ufe0f", "🇯🇵", "🇫🇷"]),
+        (lambda text: re.split("(?<=。)", text), "あ。\u0301", ["あ。\u0301"]),
     ],
 )
 def test_functions_of_other_libraries(
@@ -123,6 +153,14 @@ def test_functions_tile(text: str, function: Callable[[str], list[str]]) -> None
     """``"".join(text[s:e]) == text``, although the function drops white space."""
     spans = FunctionSplitter(function).split(text)
     assert spans == check_tiling(text, spans, function)
+
+
+@given(joined_texts, st.sampled_from([str.split, str.splitlines, list]))
+def test_functions_cut_no_cluster(text: str, function: Callable[[str], list[str]]) -> None:
+    """``{ends of spans} <= {ends of grapheme clusters}``: a piece begins behind the cluster."""
+    spans = FunctionSplitter(function).split(text)
+    assert spans == check_tiling(text, spans, function)
+    assert {end for _, end in spans} <= {end for _, end in cluster_spans(text)}
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def pieces(text: str) -> list[str]:
         "\r\n|\n|\r|あ",
         "각|e\u0301|1\ufe0f\u20e3",
         "゛|あ",
+        "\r\n|゛|あ|\u2028|゜゛|。゛",
     ],
 )
 def test_clusters(expected: str) -> None:
@@ -63,10 +64,13 @@ def test_clusters(expected: str) -> None:
 @given(texts)
 @example("🇯" * 7 + "\u0301゛🇵🇫")
 def test_clusters_are_those_of_the_standard(text: str) -> None:
-    """Clusters are those of UAX 29, and a voicing mark with a width joins what it follows."""
+    """Clusters are those of UAX 29, and a voicing mark with a width joins what it follows.
+
+    It joins no line break and no other control, as no other mark does (GB4).
+    """
     expected: list[str] = []
     for cluster in regex.findall(r"\X", text):
-        if expected and cluster[0] in "゛゜":
+        if expected and cluster[0] in "゛゜" and expected[-1][-1] not in "\r\n\0":
             expected[-1] += cluster
         else:
             expected.append(cluster)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from safe_embed.errors import ConfigError
 from safe_embed.text import morphemes
-from safe_embed.text.graphemes import keep_whole
+from safe_embed.text.graphemes import cluster_spans, keep_whole
 from safe_embed.text.morphemes import (
     OVERLAP_CHARS,
     RULES,
@@ -40,6 +40,18 @@ PIECES = st.sampled_from(
         *("\0", "\x01", "\x1f", "\x7f", "\x85", "\r\n", "\n", "\r", "\t", "\v", " ", "\u3000"),
         *("\u00a0", "\u2028", "\u200b", "\ufeff", "\u3099", "\ufe0f", FAMILY, "🇯🇵", "葛\U000e0100"),
         *("https://a.jp/b", "食べている", "図書館で", "勉強する", "1,000円", "𠮷野家"),
+        *(
+            "\u200d",
+            "\uff9e",
+            "\u0301",
+            "\u20dd",
+            "‼\ufe0f",
+            "🇯",
+            "\u1100",
+            "\u1161",
+            "क\u094dष",
+            "\u0600",
+        ),
     ]
 )
 JAPANESE = st.lists(PIECES, max_size=60).map("".join)
@@ -104,6 +116,14 @@ def test_cuts_keep_whole_what_belongs_together(unit: morphemes.Unit, text: str) 
     cuts = [end for _, end in MorphemeSplitter(unit).split(text)][:-1]
 
     assert cuts == keep_whole(text, cuts, depth=0, atoms=True)
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=repr)
+@given(text=JAPANESE)
+def test_spans_end_where_clusters_end(splitter: MorphemeSplitter, text: str) -> None:
+    """``{ends of spans} <= {ends of grapheme clusters}``, with either unit at every depth."""
+    ends = {end for _, end in cluster_spans(text)}
+    assert {end for _, end in splitter.split(text)} <= ends
 
 
 @given(text=JAPANESE)

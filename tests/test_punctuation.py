@@ -15,7 +15,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from safe_embed.errors import ConfigError
-from safe_embed.text.graphemes import CLOSERS, ELLIPSIS, END_MARK, LINE_BREAK, OPENERS
+from safe_embed.text.graphemes import (
+    CLOSERS,
+    ELLIPSIS,
+    END_MARK,
+    LINE_BREAK,
+    OPENERS,
+    cluster_spans,
+)
 from safe_embed.text.punctuation import PunctuationSplitter
 
 LEVELS = ("paragraph", "sentence", "clause")
@@ -29,6 +36,9 @@ ATOMS = (
     *("が", "と言", "(笑)", "か゛", "か\u3099", "👨‍👩‍👧", "🇯🇵", "葛\U000e0100"),
     *("\r\n", "\n", "\r", "\v", "\x85", "\u2028", " ", "\u3000", "\t", "\0", "\x1f"),
     *("Dr. ", "モー娘。", "3.14", "https://a.jp/b?c=d!e", "x@a.jp"),
+    # What joins the character before it, or the one behind, and what can be joined.
+    *("\ufe0f", "\u200d", "\u3099", "\uff9e", "\u0301", "\u20dd", "゛", "\u0600", "\u094d"),
+    *("‼\ufe0f", "ℹ\u200d‼", "👨", "🇯", "\u1100", "\u1161", "क", "▪"),
 )
 texts = st.lists(st.sampled_from(ATOMS), max_size=40).map("".join)
 splitters = st.builds(
@@ -131,6 +141,23 @@ def mark(text: str, splitter: PunctuationSplitter) -> str:
         "か゛き。|か\u3099き。|次",
         "👨‍👩‍👧。|🇯🇵。|葛\U000e0100。|次",
         "👨‍👩‍👧🇯🇵葛\U000e0100",
+        "すごい‼\ufe0f|次⁉\ufe0f|次",
+        "本当！\ufe0f？\u20dd|うそ!\ufe0f?|次",
+        "え…\ufe0f…\ufe0fそう。\u200d|次",
+        "あ。\u3099|い｡\uff9e|う。゛|え",
+        "あ。\ufe0f \u3000|い！\u0301\r\n|う",
+        "「あ。\ufe0f」\u20ddと言った。|「い。」\ufe0f|次",
+        "「行く」\ufe0f。\ufe0f|次",
+        "どこ？\ufe0fと聞く。|次",
+        "面白い。\ufe0f(笑)\ufe0f。\ufe0f|次",
+        "モー娘。\ufe0fが歌う。\ufe0f|次",
+        "論文です．\u0301|３．\u0301１４です。|次",
+        "すごい‼\u200d👨\u200d👩|次‼\u200d⁉\ufe0f|次",
+        "ℹ\u200d‼\ufe0f|次",
+        "あ。|\u3000\u0301い",
+        "え！|と\u3099う。|次",
+        # A line break joins nothing
+        "あ\n|\u0301い\r\n|゛う\u2028|\ufe0fえ",
         # Controls, blanks
         "\0あ。|\0い。|\x07",
         "あ！\u3000|い。\u3000|う",
@@ -177,6 +204,15 @@ def test_sentences(expected: str) -> None:
         "りんご |・みかん",
         "藤岡弘、が来た、|次",
         "https://a.jp/b,c;d を、|見た",
+        "春、\ufe0f|夏､\uff9e|秋，\u0301、\u3099|冬",
+        "え……\ufe0f|そう……\u0301。\u0301|次",
+        "要点：\ufe0f|次；\u200d|次―\u0301―|次",
+        "「春、\ufe0f夏」\ufe0f、\ufe0f|秋",
+        "春、\ufe0f）夏",
+        "a,\u0301 |c;\u20dd |d",
+        "①\u20ddりんご|②\ufe0fみかん",
+        "りんご \u0301・みかん、|梨 \u3000|・\ufe0f桃",
+        "あ\u0600①い",
     ],
 )
 def test_clauses(expected: str) -> None:
@@ -195,6 +231,7 @@ def test_clauses(expected: str) -> None:
         "一\n\u3000\n\n|\u3000二",
         "「一\n\n|二」",
         "一、二。三",
+        "一\n\n|\u0301二\r\n\r\n|゛三",
     ],
 )
 def test_paragraphs(expected: str) -> None:
@@ -258,6 +295,18 @@ def test_spans_tile_the_text(text: str, splitter: PunctuationSplitter) -> None:
 def test_crlf_is_never_parted(text: str, splitter: PunctuationSplitter) -> None:
     """No cut stands between a carriage return and its line feed."""
     assert [] == [cut for cut in cuts_of(text, splitter) if text[cut - 1 : cut + 1] == "\r\n"]
+
+
+@given(texts, splitters)
+@example("すごい‼\ufe0f次", PunctuationSplitter())
+@example("あ、\u3099い", PunctuationSplitter("clause", None))
+@example("あ」\u20ddい。\u3000\u0301う", PunctuationSplitter())
+@example("‼\u200d⁉\ufe0fあ", PunctuationSplitter())
+@example("あ\u0600①い", PunctuationSplitter("clause"))
+def test_spans_end_where_clusters_end(text: str, splitter: PunctuationSplitter) -> None:
+    """``{ends of spans} <= {ends of grapheme clusters}``, at every level and depth."""
+    ends = {end for _, end in cluster_spans(text)}
+    assert {end for _, end in splitter.split(text)} <= ends
 
 
 @given(texts, splitters)
@@ -375,6 +424,15 @@ def test_the_incident_starts_above_200_characters() -> None:
     assert [(0, 3), (3, 4), (4, 201)] == splitter.split("「あ、。" + "い" * 197)
 
 
+@given(texts)
+@example("あ。\ufe0fい、\u3099う")
+def test_the_incident_cuts_no_cluster(text: str) -> None:
+    """Its parts end where grapheme clusters end: a variation selector alone says nothing."""
+    text = "あ" * 200 + text
+    ends = {end for _, end in cluster_spans(text)}
+    assert {end for _, end in PunctuationSplitter.incident().split(text)} <= ends
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_splitter_is_a_value(level: str) -> None:
     """Pickled, compared and hashed, a splitter is what it says."""
@@ -433,6 +491,11 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "numbers": lambda n: "1," * (n // 2),
     "numerals": lambda n: "万、" * (n // 2),
     "list marks": lambda n: "①" * n,
+    "joined full stops": lambda n: "。\ufe0f" * (n // 2),
+    "marks on a full stop": lambda n: "。" + "\u0301" * n + "」",
+    "marks on blanks": lambda n: "。" + "\u3000\u0301" * (n // 2) + "」",
+    "family of marks": lambda n: "‼\u200d" * (n // 2),
+    "joined quotations": lambda n: "。\ufe0f」\ufe0f" * (n // 4) + "と",
 }
 hostile = pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
 
