@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from safe_embed.text.graphemes import (
     CLOSERS,
     OPENERS,
+    at_cluster_ends,
+    between_clusters,
     bracket_spans,
     cluster_cuts,
     cluster_spans,
@@ -87,6 +89,29 @@ def test_cluster_cuts_are_the_first_that_are_far_enough(text: str, size: int) ->
             expected.append(end)
             start = end
     assert expected == cluster_cuts(text, size)
+
+
+@given(texts, st.integers(1, 3))
+@example("か\u3099き゛🇯🇵🇫🇷\r\nか", 1)
+@example("🇯🇵🇫🇷🇯か\u3099", 2)
+def test_cuts_inside_clusters_are_moved_or_dropped(text: str, step: int) -> None:
+    """What lies inside a cluster goes to its end, or goes; all other cuts stay."""
+    ends = [end for _, end in cluster_spans(text)][:-1]
+    cuts = list(range(1, len(text), step))
+    moved = {min((end for end in ends if end >= cut), default=0) for cut in cuts} - {0}
+    assert sorted(moved) == at_cluster_ends(text, cuts)
+    assert sorted({*cuts} & {*ends}) == between_clusters(text, cuts)
+
+
+@given(texts)
+@example("🇯🇵🇫🇷か\u3099\r\n゛")
+def test_clusters_of_a_part_are_those_of_the_text(text: str) -> None:
+    """A text cut at the end of a cluster has the same clusters on both sides."""
+    clusters = cluster_spans(text)
+    for _, cut in clusters:
+        before = cluster_spans(text[:cut])
+        behind = [(cut + start, cut + end) for start, end in cluster_spans(text[cut:])]
+        assert clusters == [*before, *behind]
 
 
 @pytest.mark.parametrize(
@@ -238,4 +263,5 @@ def test_hostile_text_takes_linear_time(make: Callable[[int], str]) -> None:
     text = make(500_000)
     cuts = range(1, len(text), 2)
     assert len(keep_whole(text, cuts, atoms=True)) <= len(cuts)
+    assert len(at_cluster_ends(text, cuts)) <= len(cuts)
     assert len(cluster_cuts(text, 100)) <= len(text) // 100

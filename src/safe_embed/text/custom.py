@@ -9,13 +9,15 @@ from operator import index
 from typing import Any
 
 from safe_embed.errors import ConfigError
-from safe_embed.text.graphemes import spans_between
+from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
 
 
 @dataclass(frozen=True, slots=True)
 class RegexSplitter:
     """Cut behind every match of a regular expression, and nowhere else.
+
+    Where a match ends inside a grapheme cluster, the cut stands behind the cluster.
 
     >>> text = "春、夏。秋"
     >>> [text[start:end] for start, end in RegexSplitter("[。、]").split(text)]
@@ -52,7 +54,7 @@ class RegexSplitter:
             return spans_between((), len(text))
         matches = re.finditer(self.pattern, text)
         ends = dict.fromkeys(m.end() for m in matches if m.start() < m.end() < len(text))
-        return spans_between(list(ends), len(text))
+        return spans_between(at_cluster_ends(text, list(ends)), len(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class FunctionSplitter:
     """Cut where another library's splitter does.
 
     The function may give the pieces themselves or ``(start, end)`` pairs. What it leaves out
-    between two pieces (blanks, line breaks) stays with the piece before, so nothing is lost.
+    between two pieces (blanks, line breaks) stays with the piece before, so nothing is lost. So
+    does the rest of a grapheme cluster in which a piece would begin.
 
     >>> text = "いち に  さん"
     >>> [text[start:end] for start, end in FunctionSplitter(str.split).split(text)]
@@ -99,7 +102,8 @@ class FunctionSplitter:
             if start < end:
                 starts.append(start)
             at = end
-        return spans_between([start for start in starts[1:] if start], len(text))
+        cuts = [start for start in starts[1:] if start]
+        return spans_between(at_cluster_ends(text, cuts), len(text))
 
     @staticmethod
     def _locate(text: str, piece: Any, at: int) -> tuple[int, int]:

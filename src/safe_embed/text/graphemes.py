@@ -36,10 +36,11 @@ _BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LI
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
 
 # The voicing marks with a width of their own (U+309B, U+309C) belong to the kana before them,
-# although Unicode makes them clusters of their own.  か゛ -> か゛
+# although Unicode makes them clusters of their own; no mark joins a line break.  か゛ -> か゛
 # Flags are paired here, since \X looks back over all of them each time.  🇯🇵🇫🇷 -> 🇯🇵|🇫🇷
 _EXTENDED = r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D]*+"
-_CLUSTER = regex.compile(rf"(?:[🇦-🇿]{{2}}{_EXTENDED}|\X)(?:[\u309B\u309C]{_EXTENDED})*+")
+_VOICED = r"[\u309B\u309C](?<![\p{GCB=Control}\p{GCB=CR}\p{GCB=LF}].)"
+_CLUSTER = regex.compile(rf"(?:[🇦-🇿]{{2}}{_EXTENDED}|\X)(?:{_VOICED}{_EXTENDED})*+", regex.DOTALL)
 
 # 行頭禁則: what must not begin a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
 _NO_START = frozenset(
@@ -48,6 +49,13 @@ _NO_START = frozenset(
 
 # What can make a cluster of several code points: whatever does not break on both sides.
 _JOINED = regex.compile(r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LF}]|[\u309B\u309C]")
+# What joins the character before it, whichever that is: all but line breaks and controls.
+JOINER = regex.compile(r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D\u309B\u309C]")
+# Two characters that may be of one cluster, as all that are of one do.
+_MAY_JOIN = regex.compile(
+    r"[^\n][\p{GCB=Extend}\p{GCB=SpacingMark}\p{GCB=V}\p{GCB=T}\u200D\u309B\u309C]"
+    r"|[\p{GCB=Prepend}\p{GCB=Extend}\p{GCB=L}\u200D][^\n]|\r\n|[🇦-🇿]{2}"
+)
 
 _ATOM = re.compile(
     "|".join(
@@ -106,6 +114,60 @@ def cluster_cuts(text: str, size: int) -> list[int]:
     return cuts
 
 
+def at_cluster_ends(text: str, cuts: Sequence[int]) -> list[int]:
+    """Move every cut that lies inside a grapheme cluster to the end of the cluster.
+
+    Args:
+        text: Any string.
+        cuts: Positions in ascending order, ``0 < cut < len(text)``.
+
+    Returns:
+        Positions of the same kind, none twice; a cut that would move to the end of the text is
+        left out.
+    """
+    clusters = _clusters_at(text, cuts)
+    if not clusters:
+        return list(cuts)
+    last = len(text)
+    moved: dict[int, None] = {}
+    following = iter(clusters)
+    start = end = 0
+    for cut in cuts:
+        while end <= cut:
+            start, end = next(following, (last, last))
+        moved[end if start < cut else cut] = None
+    moved.pop(last, None)
+    return list(moved)
+
+
+def between_clusters(text: str, cuts: Sequence[int]) -> list[int]:
+    """Drop the cuts that lie inside a grapheme cluster.
+
+    Args:
+        text: Any string.
+        cuts: Positions in ascending order, ``0 < cut < len(text)``.
+
+    Returns:
+        The other cuts, in ascending order.
+    """
+    return _outside(cuts, _clusters_at(text, cuts))
+
+
+def joined_clusters(text: str) -> list[Span]:
+    """Find the grapheme clusters of more than one code point; most texts have none.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        Their spans in order.
+    """
+    if not _JOINED.search(text):
+        return []
+    found = (match.span() for match in _CLUSTER.finditer(text))
+    return [Span(start, end) for start, end in found if end - start > 1]
+
+
 def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
     """Find what matched brackets and code fences enclose, so that it can be kept whole.
 
@@ -120,12 +182,7 @@ def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
     Returns:
         Disjoint spans in order, each from its opening bracket to behind its closing one.
     """
-    if depth is None:
-        return []
-    fences = _fence_spans(text) if "```" in text or "~~~" in text else []
-    spans = sorted(chain(_pairs(text), fences))
-    picked = _at_depth(spans, depth) if depth else _outermost(spans)
-    return list(map(_new_span, picked))
+    return list(map(_new_span, _enclosed(text, depth)))
 
 
 def keep_whole(
@@ -143,13 +200,13 @@ def keep_whole(
     Returns:
         The cuts that may stay, in ascending order.
     """
-    kept = _outside(cuts, bracket_spans(text, depth))
+    kept = _outside(cuts, _enclosed(text, depth))
     if not atoms:
         return kept
     kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
     # あ|。 and （|注 part a mark from what it belongs to.
     kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in OPENERS]
-    return _outside(kept, _joined_clusters(text))
+    return _outside(kept, joined_clusters(text))
 
 
 def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
@@ -167,15 +224,22 @@ def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
     return list(map(_new_span, pairwise(chain((0,), cuts, (length,)))))
 
 
-def _joined_clusters(text: str) -> list[Span]:
-    """Find the clusters of more than one code point; most texts have none."""
-    if not _JOINED.search(text):
+def _clusters_at(text: str, cuts: Sequence[int]) -> list[Span]:
+    """Find the clusters of a text, unless what stands around the *cuts* tells that none is cut."""
+    around = "\n".join([text[cut - 1 : cut + 1] for cut in cuts])
+    return joined_clusters(text) if _MAY_JOIN.search(around) else []
+
+
+def _enclosed(text: str, depth: int | None) -> list[tuple[int, int]]:
+    """Find the spans of :func:`bracket_spans`, as pairs: there are many."""
+    if depth is None:
         return []
-    found = (match.span() for match in _CLUSTER.finditer(text))
-    return [Span(start, end) for start, end in found if end - start > 1]
+    fences = _fence_spans(text) if "```" in text or "~~~" in text else []
+    spans = sorted(chain(_pairs(text), fences))
+    return _at_depth(spans, depth) if depth else _outermost(spans)
 
 
-def _outside(cuts: Iterable[int], spans: Sequence[Span]) -> list[int]:
+def _outside(cuts: Iterable[int], spans: Sequence[tuple[int, int]]) -> list[int]:
     """Keep the cuts that lie strictly inside none of the disjoint, ordered *spans*."""
     if not spans:
         return list(cuts)

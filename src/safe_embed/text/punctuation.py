@@ -7,9 +7,11 @@ them (``where``, a regular expression that starts right behind the character), a
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import merge
+from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
 from safe_embed.errors import ConfigError
@@ -20,7 +22,11 @@ from safe_embed.text.graphemes import (
     DIGIT,
     ELLIPSIS,
     END_MARK,
+    JOINER,
     LINE_BREAK,
+    at_cluster_ends,
+    between_clusters,
+    joined_clusters,
     keep_whole,
     spans_between,
 )
@@ -114,6 +120,15 @@ RULES: tuple[Rule, ...] = (
 _NUMBERED = "①-⑳㋐-㋾"
 _LIST_MARK = re.compile(f"[{_NUMBERED}・●■◆▪•](?:(?<=[{_NUMBERED}])|(?<=[{BLANK}].))")
 
+# A mark or a blank that a match can end with.
+_MARKS = "".join(rule.after for rule in RULES) + CLOSERS + END_MARK + ELLIPSIS + BLANK + "\"'"
+_MARK = re.compile(f"[{re.escape(''.join(sorted({*_MARKS} - {*LINE_BREAK})))}]")
+# Nothing in these ranges joins what stands before it, and Japanese text has little else.
+_JOINS_NOTHING = (
+    "\x00-\u02ff\u0370-\u0482\u200e-\u20cf\u2100-\u2cee\u3000-\u3029\u3030-\u3098\u309d-\ua66e"
+)
+_MAY_JOIN = re.compile(f"[^{_JOINS_NOTHING}\uac00-\ud7a3\uff01-\uff9d\uffe0-\uffee]")
+
 
 def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
     """Join the rules up to *level* into one pattern.
@@ -130,12 +145,43 @@ def _compile(level: Level, *, line_breaks: bool) -> re.Pattern[str]:
     return re.compile(f"[{front}](?:{tails})", re.DOTALL)
 
 
+def _joins(characters: str) -> bool:
+    """Tell whether any of these characters joins the one before it; one look mostly tells."""
+    return bool(_MAY_JOIN.search(characters) and JOINER.search(characters))
+
+
+def _bare(text: str) -> tuple[str, list[int], list[int]]:
+    """Leave out what joins a mark, so that the rules read the mark as if it stood alone.
+
+    A blank that is joined shows something and is no blank: what joins it takes its place.
+    すごい‼\ufe0f次 -> すごい‼次
+
+    Returns the bare text, the places in it behind the marks that were joined, and the numbers of
+    characters that are left out before the first of the places, the second, and so on.
+    """
+    parts: list[str] = []
+    places: list[int] = []
+    left_out = [0]
+    last = 0
+    for start, end in joined_clusters(text):
+        found = _MARK.search(text, start, end)
+        if found is None or found.end() == end:
+            continue
+        at = found.start()
+        parts += (text[last:at], text[at + 1] if text[at] in BLANK else text[at])
+        left_out.append(left_out[-1] + end - at - 1)
+        places.append(end - left_out[-1])
+        last = end
+    return "".join((*parts, text[last:])), places, left_out
+
+
 @dataclass(frozen=True, slots=True)
 class PunctuationSplitter:
     """Cut text at its punctuation, and keep whole what belongs together.
 
-    Brackets with all they hold, addresses, numbers, runs of ``！？…`` and names such as モー娘。
-    are not cut. Blanks and line breaks stay with what stands before them.
+    Brackets with all they hold, addresses, numbers, runs of ``！？…``, names such as モー娘。 and
+    grapheme clusters are not cut. Blanks and line breaks stay with what stands before them, and so
+    does what joins a mark, such as a variation selector.
 
     >>> text = "「今日は。明日も。」と言った。円周率は3.14です。本当！？"
     >>> [text[start:end] for start, end in PunctuationSplitter().split(text)]
@@ -178,13 +224,27 @@ class PunctuationSplitter:
         Returns:
             The spans in order, none empty; no spans for the empty string.
         """
-        cuts = [m.end() for m in self._pattern.finditer(text) if m.lastindex is None]
-        if self.level == "clause" and _LIST_MARK.search(text, 1):
-            marks = (match.start() for match in _LIST_MARK.finditer(text, 1))
-            cuts = list(dict.fromkeys(merge(cuts, marks)))
+        cuts = self._ends(text)
         if cuts and cuts[-1] == len(text):
             cuts.pop()
+        if cuts and _joins("".join(itemgetter(*cuts)(text))):
+            cuts = self._ends_of_clusters(text)
+        if self.level == "clause" and _LIST_MARK.search(text, 1):
+            marks = between_clusters(text, [m.start() for m in _LIST_MARK.finditer(text, 1)])
+            cuts = list(dict.fromkeys(merge(cuts, marks)))
         return spans_between(keep_whole(text, cuts, depth=self.depth), len(text))
+
+    def _ends(self, text: str) -> list[int]:
+        """Find where the rules cut."""
+        return [m.end() for m in self._pattern.finditer(text) if m.lastindex is None]
+
+    def _ends_of_clusters(self, text: str) -> list[int]:
+        """Find where the rules cut a text in which characters join the marks."""
+        bare, places, left_out = _bare(text)
+        cuts = [cut + left_out[bisect_right(places, cut)] for cut in self._ends(bare)]
+        if cuts and cuts[-1] == len(text):
+            cuts.pop()
+        return at_cluster_ends(text, cuts)
 
     @staticmethod
     def incident() -> RegexSplitter:
