@@ -30,6 +30,9 @@ ATOMS = [
     *"あいうアカ漢字東aZ09。。、「」！…",
     *(" ", "\u3000", "\n", "\r\n", " " * 20, "\n" * 40),
     *("か\u3099", "か゛", "👨‍👩‍👧", "🇯🇵", "葛\U000e0100", "\0", "ああああああああ", "漢字漢字漢字"),
+    # What joins the character before it, or the one behind, and what can be joined.
+    *("\ufe0f", "\u200d", "\u3099", "\uff9e", "\u0301", "\u20dd", "゛", "\u0600", "क\u094dष"),
+    *("‼", "👨", "🇯", "\u1100", "\u1161", "\u11a8", "👨" + "\u200d👩" * 9, "か" + "\u3099" * 20),
 ]
 texts = st.lists(st.sampled_from(ATOMS), max_size=60).map("".join)
 readers = st.builds(
@@ -57,6 +60,12 @@ def chunk(
 def pieces(text: str, found: ChunkedInput) -> list[str]:
     """The characters of each chunk."""
     return [text[start:end] for (start, end), _ in found.chunks]
+
+
+def cut_inside(text: str, found: ChunkedInput) -> tuple[int, ...]:
+    """Where a chunk ends inside a grapheme cluster of the whole text."""
+    ends = {0, *(end for _, end in cluster_spans(text))}
+    return tuple(span.end for span, _ in found.chunks if span.end not in ends)
 
 
 @given(st.lists(texts, max_size=4), tiny, readers, rooms)
@@ -218,6 +227,57 @@ def test_a_cut_cluster_is_reported(text: str, mode: Mode) -> None:
         if reader.count([text[start:end]])[0] > room
     ]
     assert all(any(s < cut < e for s, e in over) for cut in found.cut_clusters)
+
+
+# Behind a cut in its middle, emoji of a family begin clusters of their own, if they stand alone.
+@pytest.mark.parametrize(
+    ("text", "room", "least"),
+    [
+        ("👨\u200d👩\u200d👧\u200d👦", 2, 3),
+        ("👨\u200d👩\u200d👧\u200d👦", 3, 2),
+        ("あ。" + "👨\u200d👩\u200d👧\u200d👦" + "い。", 2, 3),
+        ("🇯🇵🇫🇷", 1, 2),
+        ("क\u094dष\u094dक\u094dष", 2, 3),
+        ("\u1100\u1100\u1161\u11a8", 2, 1),
+        ("か゛゛゛゛゛", 2, 2),
+        ("か\u3099き\u3099", 2, 0),
+    ],
+)
+@pytest.mark.parametrize("mode", ["packed", "spans"])
+def test_every_cut_in_a_cluster_is_named(text: str, room: int, least: int, mode: Mode) -> None:
+    """A cluster of several chunks is named at each of them, by the clusters of the whole text."""
+    (found,) = chunk(Chunker(TINY, mode), [text], FakeReader(run_chars=1, special=0), room)
+    assert cut_inside(text, found) == found.cut_clusters
+    assert len(found.cut_clusters) >= least
+    assert bool(least) == bool(found.cut_clusters)
+
+
+@given(texts, readers, rooms, modes, st.sampled_from(["。\n", "。🇯か👨", "\u200d\u3099\u1100\r"]))
+@example("👨" + "\u200d👩" * 9 + "。", FakeReader(run_chars=1), 4, "packed", "。\n")
+@example("。か\u3099\r\n🇯🇵", FakeReader(), 40, "spans", "。🇯か👨")
+def test_cut_clusters_are_those_that_are_cut(
+    text: str, reader: FakeReader, room: int, mode: Mode, marks: str
+) -> None:
+    """``cut_clusters == ends of chunks - ends of clusters``; each cluster cut is over the budget.
+
+    Whatever the splitter: one of the user's may cut clusters, and its spans are joined.
+    """
+    (found,) = chunk(Chunker((EverySplitter(marks), *REAL), mode), [text], reader, room)
+    assert text == "".join(pieces(text, found))
+    assert cut_inside(text, found) == found.cut_clusters
+    for cut in found.cut_clusters:
+        (cluster,) = [text[start:end] for start, end in cluster_spans(text) if start < cut < end]
+        (count,), (encoding,) = reader.count([cluster]), reader.encode([cluster])
+        assert count > room or len(encoding) > reader.overhead_tokens + room
+
+
+def test_spans_that_cut_clusters_are_joined() -> None:
+    """A user's own object may cut anywhere: its cut is moved to the end of the cluster."""
+    text = "あ。\ufe0fい。か\u3099\r\n🇯🇵"
+    chunker = Chunker((EverySplitter("。か\r🇯"),), "spans")
+    (found,) = chunk(chunker, [text], FakeReader(), 40)
+    assert ["あ。\ufe0f", "い。", "か\u3099\r\n", "🇯🇵"] == pieces(text, found)
+    assert () == found.cut_clusters
 
 
 @pytest.mark.parametrize("mode", ["packed", "spans"])

@@ -26,6 +26,7 @@ from safe_embed import (
     TextTooLongError,
     WorkerError,
 )
+from safe_embed.text.graphemes import cluster_spans
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -285,6 +286,23 @@ def test_truncate(
         assert cutting.plan(LONG)[0].spans == found.spans
         close(upstream.encode(LONG), found.pooled())
     assert not np.allclose(upstream.encode(LONG), encoder.encode(LONG), atol=1e-3)
+
+
+@pytest.mark.parametrize("on_long", ["truncate", "chunk"])
+def test_the_plan_names_the_clusters_that_are_cut(
+    upstream: SentenceTransformer, on_long: str
+) -> None:
+    """Where a chunk ends inside a cluster, or reading stops in it, plan and chunks say so."""
+    family = "👨" + "\u200d👩" * 60
+    texts = ["雨" + family + "雪", "雨", LONG, family + "\u3099", "か" + "\u3099" * 300 + "き。"]
+    with SafeEncoder(upstream, on_long=on_long) as encoder:
+        plans = encoder.plan(texts)
+        found = encoder.encode_chunks(texts)
+    for text, plan, one in zip(texts, plans, found, strict=True):
+        ends = {end for _, end in cluster_spans(text)}
+        assert tuple(end for _, end in plan.spans if end not in ends) == plan.cut_clusters
+        assert (plan.spans, plan.cut_clusters) == (one.spans, one.cut_clusters)
+    assert [True, False, False, True, True] == [bool(plan.cut_clusters) for plan in plans]
 
 
 @pytest.mark.parametrize(
