@@ -405,6 +405,7 @@ class SafeEncoder(DropIn):
                 finish(one.vectors, dim, unit_length=normalize_embeddings),
                 one.is_long,
                 finish(one.pooled(), dim, unit_length=normalize_embeddings),
+                one.cut_clusters,
             )
 
         try:

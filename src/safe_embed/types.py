@@ -27,7 +27,8 @@ class Span(NamedTuple):
 class Splitter(Protocol):
     """Says where a text may be cut.
 
-    A splitter is a small value: it can be pickled, copied and used from any thread.
+    A splitter is a small value: it can be pickled, copied and used from any thread. An encoder cuts
+    inside no grapheme cluster: a span that ends inside one is extended to the cluster's end.
     """
 
     def split(self, text: str) -> Sequence[tuple[int, int]]:
@@ -106,7 +107,7 @@ class ChunkedInput:
     Attributes:
         chunks: At least one; their spans tile the text.
         is_long: Whether the text does not fit the budget as a whole.
-        cut_clusters: Where a grapheme cluster had to be cut because it alone exceeds the budget.
+        cut_clusters: The ends of chunks that lie inside a grapheme cluster of the text.
     """
 
     chunks: tuple[Chunk, ...]
@@ -123,7 +124,8 @@ class TextPlan:
             ``on_long="truncate"`` the one span ends where the model stops reading.
         token_counts: Tokens of each chunk, with special tokens and prompt.
         is_long: Whether the text does not fit the budget as a whole.
-        cut_clusters: Where a grapheme cluster had to be cut because it alone exceeds the budget.
+        cut_clusters: The ends of spans that lie inside a grapheme cluster of the text: the cluster
+            alone exceeds the budget, or the model stops reading there (``on_long="truncate"``).
     """
 
     spans: tuple[Span, ...]
@@ -141,6 +143,7 @@ class ChunkedText:
         token_counts: Tokens of each chunk, with special tokens and prompt.
         vectors: Chunk embeddings, float32, shape (n_chunks, dimension).
         is_long: Whether the text does not fit the budget as a whole.
+        cut_clusters: As for :class:`TextPlan`.
     """
 
     spans: tuple[Span, ...]
@@ -148,6 +151,7 @@ class ChunkedText:
     vectors: FloatArray
     is_long: bool
     _pooled: FloatArray = field(repr=False)
+    cut_clusters: tuple[int, ...] = ()
 
     def pooled(self) -> FloatArray:
         """Give the vector of the whole text, as ``encode`` with the same arguments does.

@@ -21,6 +21,7 @@ from safe_embed.model import unpadded
 from safe_embed.model.batching import needs_padding, work
 from safe_embed.model.inference import Inference, Task
 from safe_embed.model.tokenization import ModelReader
+from safe_embed.text.graphemes import between_clusters
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 
 if TYPE_CHECKING:
@@ -202,4 +203,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _truncated(reader: ModelReader, text: str, budget: int, *, want_spans: bool) -> ChunkedInput:
     encoding, is_long = reader.truncate(text, budget)
     kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
-    return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long)
+    # Reading stops where upstream stops, inside a cluster too; whether it does so is told by what
+    # stands before and by the next character.
+    ends = [kept] if 0 < kept < len(text) else []
+    inside = set(ends).difference(between_clusters(text[: kept + 1], ends))
+    return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long, tuple(inside))

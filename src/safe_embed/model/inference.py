@@ -326,7 +326,7 @@ class Inference(ABC):
             counts = tuple(len(chunk.encoding) for chunk in one.chunks)
             pooled = pool(vectors, counts, self.settings.pooling, unit_length=self.unit_length)
             spans = tuple(chunk.span for chunk in one.chunks)
-            yield ChunkedText(spans, counts, vectors, one.is_long, pooled)
+            yield ChunkedText(spans, counts, vectors, one.is_long, pooled, one.cut_clusters)
 
     def _report_long(self, inputs: Sequence[Any], first: int) -> None:
         if self.settings.on_long == "error":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
 from operator import attrgetter
@@ -20,7 +20,12 @@ import numpy as np
 
 from safe_embed.errors import ConfigError, TextTooLongError
 from safe_embed.text.custom import check_tiling
-from safe_embed.text.graphemes import cluster_cuts, spans_between
+from safe_embed.text.graphemes import (
+    at_cluster_ends,
+    between_clusters,
+    cluster_cuts,
+    spans_between,
+)
 from safe_embed.text.packing import pack
 from safe_embed.text.pieces import Pieces, Unit
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
@@ -41,7 +46,8 @@ class Chunker:
     """Cuts texts into chunks that fit a token budget.
 
     Args:
-        ladder: Splitters from coarse to fine; below the last come grapheme clusters.
+        ladder: Splitters from coarse to fine; below the last come grapheme clusters. A span that
+            ends inside a cluster is extended to the end of the cluster.
         mode: ``"packed"`` fills chunks evenly; ``"spans"`` makes one chunk of each span that the
             first splitter gives.
     """
@@ -110,7 +116,6 @@ class _Job:
     budget: int
     room: int
     first_index: int = 0
-    cut_clusters: dict[int, set[int]] = field(default_factory=dict)
 
     @property
     def max_chars(self) -> int:
@@ -181,23 +186,23 @@ class _Job:
     def halve(self, unit: Unit) -> list[Span]:
         """Cut where no splitter can: between grapheme clusters while there are two of them."""
         piece = self.text_of(unit)
-        core = piece.strip()
-        lead = len(piece) - len(piece.lstrip())
+        start = unit.end - len(piece.lstrip())
+        chars = len(piece.strip())
         block = max(1, self.budget // _BLOCKS_PER_CHUNK)
-        size = block if len(core) > 2 * block else (len(core) + 1) // 2
-        cuts = cluster_cuts(core, size) or cluster_cuts(core, 1)
+        size = block if chars > 2 * block else (chars + 1) // 2
+        where = start, start + chars
+        text = self.texts[unit.which]
+        cuts = cluster_cuts(text, size, *where) or cluster_cuts(text, 1, *where)
         if not cuts:
-            at = unit.start + lead
-            if len(core) == 1:
+            if chars == 1:
                 index = self.first_index + unit.which
                 msg = (
-                    f"The character at position {at} of input {index} alone has more tokens "
+                    f"The character at position {start} of input {index} alone has more tokens "
                     f"than the {self.room} a chunk has room for. Use a larger max_chunk_tokens."
                 )
                 raise TextTooLongError(msg, (index,))
-            cuts = [len(core) // 2]
-            self.cut_clusters.setdefault(unit.which, set()).add(at + cuts[0])
-        return spans_between([lead + cut for cut in cuts], len(piece))
+            cuts = [start + chars // 2]
+        return spans_between([cut - unit.start for cut in cuts], len(piece))
 
     def in_two(self, part: list[Unit]) -> list[list[Unit]]:
         """Part units that as a whole have more tokens than the sum of their own."""
@@ -281,9 +286,14 @@ class _Job:
     def result(self, index: int, chunks: Iterable[Chunk], *, is_long: bool) -> ChunkedInput:
         """Put the chunks of a text in order."""
         found = tuple(sorted(chunks, key=attrgetter("span")))
-        cuts = self.cut_clusters.get(index, set()).intersection(one.span.end for one in found)
+        ends = [one.span.end for one in found[:-1]]
+        cuts = set(ends).difference(between_clusters(self.texts[index], ends))
         return ChunkedInput(found, is_long, tuple(sorted(cuts)))
 
 
 def _split(splitter: Splitter, text: str) -> list[Span]:
-    return check_tiling(text, splitter.split(text), splitter)
+    """Cut a text by a splitter; a cut of its own inside a cluster is moved to the cluster's end."""
+    spans = check_tiling(text, splitter.split(text), splitter)
+    cuts = [span.end for span in spans[:-1]]
+    moved = at_cluster_ends(text, cuts)
+    return spans if moved == cuts else spans_between(moved, len(text))

@@ -94,19 +94,23 @@ def cluster_spans(text: str) -> list[Span]:
     return [Span(*match.span()) for match in _CLUSTER.finditer(text)]
 
 
-def cluster_cuts(text: str, size: int) -> list[int]:
+def cluster_cuts(text: str, size: int, start: int = 0, stop: int | None = None) -> list[int]:
     """Find cuts between grapheme clusters, each at least *size* behind the one before.
+
+    The clusters are those of the whole text, wherever *start* lies in one.
 
     Args:
         text: Any string.
         size: Code points, at least 1.
+        start: Where to begin; the first cut is at least *size* behind it.
+        stop: Where to end; the end of the text by default.
 
     Returns:
-        Positions in ascending order, ``0 < cut < len(text)``.
+        Positions in ascending order, ``start < cut < stop``.
     """
     cuts: list[int] = []
-    start, last = 0, len(text)
-    for match in _CLUSTER.finditer(text):
+    last = len(text) if stop is None else stop
+    for match in _CLUSTER.finditer(text, start, last):
         end = match.end()
         if end - start >= size and end < last:
             cuts.append(end)
