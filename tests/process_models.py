@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,45 @@ class Thoughtful:
     def reason(self, _: Usage) -> None:
         """Think."""
         time.sleep(self.seconds)
+
+
+class QuotingError(Exception):
+    """An error of the user's own, which says the text."""
+
+
+class QuotingValueError(ValueError):
+    """Likewise, but descended from a builtin."""
+
+
+@dataclass(frozen=True)
+class Quoting:
+    """A splitter whose errors quote the text that it was given."""
+
+    kind: type[Exception]
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Fail, after another failure."""
+        try:
+            dict[str, int]()[text]
+        except KeyError as error:
+            raise self.kind(text) from error
+
+
+class Unreadable:
+    """A splitter that cannot be made again in a worker, and says what it holds."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"text": self.text}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        raise ValueError(state["text"])
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Give no piece."""
+        return []
 
 
 def while_there(folder: str, gone: str) -> SentenceTransformer:

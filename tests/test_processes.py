@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -34,6 +35,7 @@ from safe_embed.types import Event, Rung
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]
+PLANTED = "合言葉は山川豊"
 FULL = os.environ.get("SAFE_EMBED_FULL") == "1"
 TESTS = Path(__file__).parent
 
@@ -213,6 +215,43 @@ def test_errors_are_those_of_the_thread(saved: Path, apart: SafeEncoder, tmp_pat
         assert "process_models.py" in "".join(raised.value.__notes__)
         np.testing.assert_array_equal(before, encoder.encode(TEXTS))
         assert worker == pids(encoder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "passed_as"),
+    [
+        (process_models.QuotingError, WorkerError),
+        (process_models.QuotingValueError, ValueError),
+        (LookupError, LookupError),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_what_a_splitter_says_of_a_text_stays_in_the_worker(
+    saved: Path, caplog: pytest.LogCaptureFixture, kind: type[Exception], passed_as: type[Exception]
+) -> None:
+    """Its error comes as another type, which names it and says where; only a builtin keeps words."""
+    caplog.set_level(logging.DEBUG)
+    splitter = process_models.Quoting(kind)
+    with SafeEncoder(saved, splitter=splitter, reload=None, isolation="process") as encoder:
+        with pytest.raises(passed_as) as caught:
+            encoder.encode(PLANTED + models.long_text(12))
+        assert passed_as is type(caught.value)
+        assert (32,) == encoder.encode("雨").shape
+    [note] = caught.value.__notes__
+    assert "process_models.py" in note
+    assert "KeyError" in note
+    told = note + "".join(record.getMessage() for record in caplog.records)
+    if kind is not passed_as:
+        told += str(caught.value)
+        assert kind.__name__ in str(caught.value)
+    assert PLANTED not in told
+
+
+def test_what_a_worker_cannot_make_again_is_not_quoted(saved: Path) -> None:
+    """The error of an object's own unpickling is named by its type."""
+    with pytest.raises(ConfigError, match="ValueError") as caught:
+        SafeEncoder(saved, splitter=process_models.Unreadable(PLANTED), isolation="process")
+    assert PLANTED not in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
 
 
 def test_errors_of_two_workers_at_once_are_one(saved: Path, tmp_path: Path) -> None:
