@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.custom import FunctionSplitter, RegexSplitter, check_tiling
 from safe_embed.text.graphemes import cluster_spans
@@ -234,7 +235,8 @@ def test_what_may_stand_for_a_splitter(spec: object, expected: Splitter) -> None
 @pytest.mark.parametrize("spec", ["sentences", "", None, 3, ["。"]])
 def test_what_is_no_splitter_is_refused(spec: object) -> None:
     """Anything else is named, with what would do."""
-    with pytest.raises(ConfigError, match=re.escape(f"splitter={spec!r} is no splitter. Use 'pun")):
+    told = f"splitter={shown(spec)} is no splitter. Use 'pun"
+    with pytest.raises(ConfigError, match=re.escape(told)):
         resolve_splitter(spec)
 
 

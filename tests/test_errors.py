@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -28,8 +29,10 @@ from safe_embed import (
     SafeEncoder,
     pad_to_dim,
 )
+from safe_embed._errors_foreign import shown
 from safe_embed.memory.joints import AllOf, AnyOf
 from safe_embed.text.custom import check_tiling
+from safe_embed.types import Rung
 
 SECRET = "合言葉は「山と川」、と祖母は言った"  # noqa: S105
 # What may not be seen again: pieces of a text from this length on.
@@ -232,6 +235,77 @@ def test_a_text_in_the_place_of_a_prompt_is_explained(encoder: SafeEncoder) -> N
         encoder.encode(ENGLISH, SECRET)
     assert f"<str of {len(SECRET)} characters>" in str(caught.value)
     assert "リスト" in str(caught.value)
+
+
+class Rain(enum.StrEnum):
+    """Members whose value is a text."""
+
+    HEAVY = SECRET
+
+
+class Endless(list[int]):
+    """A container that breaks when it is measured."""
+
+    def __len__(self) -> int:
+        raise OverflowError(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("query", "'query'"),
+        ("sentence_embeddings", "'sentence_embeddings'"),
+        ("cuda:0", "'cuda:0'"),
+        ("s2p-query.v2", "'s2p-query.v2'"),
+        (np.str_("query"), "'query'"),
+        ("", "''"),
+        ("[", "'['"),
+        ("a" * 25, "<str of 25 characters>"),
+        ("two words", "<str of 9 characters>"),
+        ("雨", "<str of 1 character>"),
+        ("ｑｕｅｒｙ", "<str of 5 characters>"),
+        ("query\n", "<str of 6 characters>"),
+        ("09012345678", "<str of 11 characters>"),
+        (Talkative("query"), "<Talkative>"),
+        (None, "None"),
+        (True, "True"),
+        (3, "3"),
+        (-0.5, "-0.5"),
+        (float("nan"), "nan"),
+        (np.int64(7), "7"),
+        (np.float32(0.5), "0.5"),
+        (10**5000, "<int>"),
+        (1j, "<complex>"),
+        (Rung.TRIM, "Rung.TRIM"),
+        (Rain.HEAVY, "Rain.HEAVY"),
+        (EveryCalls, "<class EveryCalls>"),
+        (EveryCalls(3), "<EveryCalls>"),
+        (["a", "b"], "<list of 2 items>"),
+        ((), "<tuple of 0 items>"),
+        ({"a": 1}, "<dict of 1 item>"),
+        (b"query", "<bytes of 5 items>"),
+        (np.zeros((3, 2)), "<ndarray of 3 items>"),
+        (Endless(), "<Endless>"),
+        (partial(len, "query"), "<partial>"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_as_messages_show_them(value: object, expected: str) -> None:
+    """Short names, numbers and members are shown; type and length of all else."""
+    assert expected == shown(value)
+
+
+@given(st.text(max_size=60))
+def test_a_value_is_shown_whole_or_not_at_all(text: str) -> None:
+    """What is shown of a text is short ASCII without blanks; nothing is shown in part."""
+    told = shown(text)
+    if told == repr(text):
+        assert len(text) <= 24
+        assert text.isascii()
+        assert not any(map(str.isspace, text))
+        assert not text[:1].isdigit()
+    else:
+        assert f"<str of {len(text)} character{'s' * (len(text) != 1)}>" == told
 
 
 def test_what_cannot_be_pickled_is_not_shown() -> None:

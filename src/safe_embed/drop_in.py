@@ -6,10 +6,12 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
+from safe_embed._errors_foreign import is_word, listed, shown
 from safe_embed.errors import ConfigError
-from safe_embed.inputs import check_positive
+from safe_embed.inputs import check_device, check_positive
 from safe_embed.model.attributes import embedding_dimension
 from safe_embed.model.inference import Inference
 from safe_embed.model.loader import stop_pool
@@ -106,6 +108,13 @@ class DropIn:
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
+        # Upstream's own error would show a text that is no name, or the repr of an object.
+        if not (value is None or isinstance(value, Enum) or is_word(value)):
+            msg = (
+                f"similarity_fn_name={shown(value)} is not known. Use 'cosine', 'dot', "
+                "'euclidean' or 'manhattan'."
+            )
+            raise ConfigError(msg)
         self._model.similarity_fn_name = value
 
     def get_embedding_dimension(self) -> int | None:
@@ -203,6 +212,7 @@ class DropIn:
         Returns:
             A record of the processes.
         """
+        check_device("target_devices", target_devices)
         return self._session.start_pool(target_devices)
 
     @staticmethod
@@ -269,17 +279,23 @@ class DropIn:
         self._check_prompt_name(name)
         return "" if name is None else self.prompts[name] or ""
 
-    def _check_prompt_name(self, name: str | None) -> None:
-        if name is not None and name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            msg = f"prompt_name={name!r} is not among the model's prompts. It has: {known}."
-            raise ConfigError(msg)
+    def _check_prompt_name(self, name: Any) -> None:
+        if name is None or (isinstance(name, str) and name in self.prompts):
+            return
+        known = listed(self.prompts) or "none"
+        msg = f"prompt_name={shown(name)} is not among the model's prompts. It has: {known}."
+        if not is_word(name):
+            msg += (
+                " If it is a text, pass all texts as one list: encode([a, b]).\n"
+                "文章が複数あるときは、encode([a, b]) のように一つのリストで渡してください。"
+            )
+        raise ConfigError(msg)
 
     def _check_model_kwargs(self, kwargs: dict[str, Any]) -> None:
         known = {*self._model.get_model_kwargs(), "task"}
-        if unknown := sorted(set(kwargs) - known):
+        if unknown := [name for name in kwargs if name not in known]:
             msg = (
-                f"encode got arguments that this model does not use: {', '.join(unknown)}. "
+                f"encode got arguments that this model does not use: {listed(unknown)}. "
                 f"It takes: {', '.join(sorted(known))}."
             )
             raise ConfigError(msg)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from safe_embed._errors_foreign import shown
 from safe_embed.drop_in import DropIn
 from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.inputs import (
     accept_sentences,
     check_choice,
+    check_device,
     check_positive,
     check_processes,
     check_texts,
@@ -128,6 +130,7 @@ class SafeEncoder(DropIn):
         check_choice("isolation", isolation, ("none", "process"))
         check_positive("workers", workers)
         check_processes(isolation, workers, devices, timeout_seconds)
+        check_device("device", sentence_transformer_options.get("device"))
         check_positive("max_chunk_tokens", max_chunk_tokens)
         check_positive("max_batch_tokens", max_batch_tokens)
         if on_long == "truncate" and chunks == "spans":
@@ -147,8 +150,9 @@ class SafeEncoder(DropIn):
         policy = default_policy() if reload == "default" else resolve_policy(reload)
         if source.is_loaded and names_model(policy):
             raise ConfigError(
-                f"reload={policy!r} asks for a new model, but the model was loaded elsewhere and "
-                "cannot be loaded anew here. Pass a name, a folder or a loader, or another policy."
+                f"reload={shown(policy)} asks for a new model, but the model was loaded elsewhere "
+                "and cannot be loaded anew here. Pass a name, a folder or a loader, or another "
+                "policy."
             )
         self._session: Session | Fleet
         if isolation == "none":
@@ -167,8 +171,8 @@ class SafeEncoder(DropIn):
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()
             msg = (
-                f"max_chunk_tokens={max_chunk_tokens} is more than the {limit} tokens that the "
-                f"model reads. Use {limit} or less, or None."
+                f"max_chunk_tokens={shown(max_chunk_tokens)} is more than the {limit} tokens that "
+                f"the model reads. Use {limit} or less, or None."
             )
             raise ConfigError(msg)
 
@@ -453,7 +457,7 @@ class SafeEncoder(DropIn):
         check_precision(precision)
         if precision in ("int8", "uint8") and ranges is None:
             msg = (
-                f"precision={precision!r} needs ranges=… in a stream, which has no whole to "
+                f"precision={shown(precision)} needs ranges=… in a stream, which has no whole to "
                 "calibrate on. Pass the smallest and largest values of a sample, shape "
                 "(2, dimension)."
             )
@@ -591,6 +595,7 @@ class SafeEncoder(DropIn):
     ) -> Request:
         """Check the arguments that all ways to embed share."""
         check_positive("batch_size", batch_size)
+        check_device("device", device)
         self._check_model_kwargs(model_kwargs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)

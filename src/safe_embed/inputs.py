@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from safe_embed._errors_foreign import is_word, shown
 from safe_embed.errors import ConfigError, InvalidTextError
 
 P = ParamSpec("P")
@@ -89,7 +90,7 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         ConfigError: If *value* is none of them.
     """
     if value not in choices:
-        msg = f"{name}={value!r} is not known. Use one of {', '.join(map(repr, choices))}."
+        msg = f"{name}={shown(value)} is not known. Use one of {', '.join(map(repr, choices))}."
         raise ConfigError(msg)
 
 
@@ -107,7 +108,7 @@ def check_positive(name: str, value: Any) -> None:
     if value is not None and (
         not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
     ):
-        msg = f"{name} must be a positive integer, got {value!r}."
+        msg = f"{name} must be a positive integer, got {shown(value)}."
         raise ConfigError(msg)
 
 
@@ -131,11 +132,32 @@ def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds:
         )
     named = isinstance(devices, list | tuple) and all(isinstance(one, str) for one in devices)
     if devices is not None and not (named and devices):
-        raise ConfigError(f"devices={devices!r}: give a list such as ['cuda:0', 'cuda:1'].")
+        msg = f"devices={shown(devices)}: give a list such as ['cuda:0', 'cuda:1']."
+        raise ConfigError(msg)
+    check_device("devices", devices)
     if timeout_seconds is not None and not (
         isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf
     ):
-        raise ConfigError(f"timeout_seconds={timeout_seconds!r}: give a number above 0, or None.")
+        msg = f"timeout_seconds={shown(timeout_seconds)}: give a number above 0, or None."
+        raise ConfigError(msg)
+
+
+def check_device(name: str, device: Any) -> None:
+    """Refuse what cannot be the name of a device; torch's own error would show it.
+
+    Args:
+        name: Of the argument.
+        device: A name, a number, a ``torch.device``, ``None``, or a list of them. Whether there is
+            such a device is for torch to say.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
+    for one in device if isinstance(device, list | tuple) else [device]:
+        is_name = is_word(one) or one == ""
+        if not (is_name or isinstance(one, int | np.integer | None) or _is_torch_device(one)):
+            msg = f"{name}={shown(one)}: give the name of a device, such as 'cpu' or 'cuda:0'."
+            raise ConfigError(msg)
 
 
 def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
@@ -192,6 +214,10 @@ def _lone_surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def _is_torch_device(value: Any) -> bool:
+    return (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
 def _gives_items(inputs: Any) -> bool:

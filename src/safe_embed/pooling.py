@@ -7,11 +7,12 @@ text: average, cut to the dimension, normalise, quantise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.types import FloatArray
 
@@ -91,10 +92,11 @@ def resolve_pooling(spec: Pooling | PoolingFunction) -> PoolingFunction:
     """
     if callable(spec):
         return spec
-    if spec in _POOLINGS:
-        return _POOLINGS[spec]
+    name: Any = spec
+    if isinstance(name, str) and name in _POOLINGS:
+        return _POOLINGS[name]
     names = ", ".join(map(repr, _POOLINGS))
-    msg = f"pooling={spec!r} is not known. Use one of {names}, or a function."
+    msg = f"pooling={shown(spec)} is not known. Use one of {names}, or a function."
     raise ConfigError(msg)
 
 
@@ -167,7 +169,7 @@ def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
         ConfigError: If *dim* is not positive.
     """
     if dim < 1:
-        msg = f"dim={dim} is no dimension. Use a positive number."
+        msg = f"dim={shown(dim)} is no dimension. Use a positive number."
         raise ConfigError(msg)
     kept = normalize(np.asarray(vectors, dtype=np.float32)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
@@ -208,7 +210,7 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
         raise ConfigError(msg)
     if precision is not None and precision not in get_args(Precision):
         names = ", ".join(map(repr, get_args(Precision)))
-        msg = f"precision={precision!r} is not supported. Use one of {names}."
+        msg = f"precision={shown(precision)} is not supported. Use one of {names}."
         raise ConfigError(msg)
 
 
@@ -220,11 +222,25 @@ def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
         dim: Dimension of the vectors, if it is known.
 
     Raises:
-        ConfigError: If *ranges* is not of shape (2, *dim*).
+        ConfigError: If *ranges* is not of shape (2, *dim*), or holds what is no number.
     """
-    if ranges is not None and dim is not None and np.shape(ranges) != (2, dim):
-        msg = f"ranges has shape {np.shape(ranges)}. It must have (2, {dim}): smallest, largest."
+    if ranges is None:
+        return
+    shape = _shape_of_numbers(ranges)
+    if shape is None:
+        msg = f"ranges={shown(ranges)} are not all numbers. Pass an array of smallest and largest."
         raise ConfigError(msg)
+    if dim is not None and shape != (2, dim):
+        msg = f"ranges has shape {shape}. It must have (2, {dim}): smallest, largest."
+        raise ConfigError(msg)
+
+
+def _shape_of_numbers(ranges: Any) -> tuple[int, ...] | None:
+    """Give the shape; ``None`` for what is no array of numbers. numpy's own error shows a text."""
+    try:
+        return np.asarray(ranges, dtype=np.float32).shape
+    except (TypeError, ValueError):
+        return None
 
 
 def quantize(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from safe_embed._errors_foreign import listed
 from safe_embed.errors import ConfigError
 from safe_embed.types import Reason, ReloadPolicy, Usage
 
@@ -58,7 +59,7 @@ class _Joint(Joinable):
     def __post_init__(self) -> None:
         given = tuple(self.policies)
         if not given or not all(is_policy(one) for one in given):
-            msg = f"{type(self).__name__} was given {given!r}. Give policies, one or more."
+            msg = f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more."
             raise ConfigError(msg)
         object.__setattr__(self, "policies", tuple(self._flatten(given)))
 

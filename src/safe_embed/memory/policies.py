@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.memory.joints import AllOf, AnyOf, Joinable, is_policy
 from safe_embed.memory.sizes import format_mib, format_size, parse_size
@@ -57,7 +58,7 @@ class _Policy(Joinable):
         for name, value in self._arguments():
             allowed, needed = _RULES[name]
             if not allowed(value):
-                msg = f"{type(self).__name__}: {name}={value!r} cannot be used. Give {needed}."
+                msg = f"{type(self).__name__}: {name}={shown(value)} cannot be used. Give {needed}."
                 raise ConfigError(msg)
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:
@@ -293,7 +294,7 @@ class MemoryAbove(_Policy):
 
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.share is None):
-            msg = f"bytes={self.bytes!r}, share={self.share!r}: give exactly one of them."
+            msg = f"bytes={shown(self.bytes)}, share={shown(self.share)}: give exactly one of them."
             raise ConfigError(f"MemoryAbove: {msg}")
         if self.bytes is not None:
             object.__setattr__(self, "bytes", parse_size(self.bytes))
@@ -363,7 +364,7 @@ def resolve_policy(policy: ReloadPolicy | None) -> ReloadPolicy:
     if policy is None:
         return Never()
     if not is_policy(policy):
-        msg = f"reload={policy!r} is no policy. Give one such as EveryCalls(10), or None."
+        msg = f"reload={shown(policy)} is no policy. Give one such as EveryCalls(10), or None."
         raise ConfigError(msg)
     return policy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|[KMGT]i?B)", re.ASCII)
@@ -32,7 +33,7 @@ def parse_size(size: object) -> int:
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     number = int(float(found[1]) * _UNITS[found[2]]) if found else size
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        msg = f"{size!r} is no size of memory. Give bytes, or a text such as '300 MiB'."
+        msg = f"{shown(size)} is no size of memory. Give bytes, or a text such as '300 MiB'."
         raise ConfigError(msg)
     return number
 

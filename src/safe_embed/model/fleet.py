@@ -266,8 +266,8 @@ def _check_portable(name: str, value: Any) -> None:
     except Exception as error:
         msg = (
             f"isolation='process' cannot pass {name}=… to another process: "
-            f"{type(error).__name__}: {error}. Use functions and classes that stand at the top of "
-            "a module, not lambdas or what is made inside a function.\n"
+            f"{type(error).__name__}. Use functions and classes that stand at the top of a module, "
+            "not lambdas or what is made inside a function.\n"
             "isolation='process' では、lambda や関数の中で定義したものは使えません。"
         )
         raise ConfigError(msg) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safe_embed import offline
+from safe_embed._errors_foreign import listed
 from safe_embed.errors import ConfigError, ReloadError
 from safe_embed.model.bfloat16 import narrow
 from safe_embed.model.tokenization import check_module
@@ -61,7 +62,7 @@ class ModelSource:
             raise ConfigError(msg)
         if self.options and (self.is_loaded or callable(self.spec)):
             msg = (
-                f"{', '.join(map(repr, self.options))} cannot be used: the model is not loaded "
+                f"{listed(self.options)} cannot be used: the model is not loaded "
                 "here. Pass such arguments where you make the SentenceTransformer."
             )
             raise ConfigError(msg)
@@ -202,7 +203,7 @@ class ModelSource:
         unknown = [name for name in self.options if name not in known]
         if unknown:
             msg = (
-                f"SafeEncoder has no argument {', '.join(map(repr, unknown))}, and neither has the "
+                f"SafeEncoder has no argument {listed(unknown)}, and neither has the "
                 f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
             )
             raise ConfigError(msg)

@@ -109,7 +109,10 @@ class Wire:
         try:
             return pickle.loads(head, buffers=buffers)  # noqa: S301 from a process of our own
         except Exception as error:
-            msg = f"{type(error).__name__}: {error}"
+            # What an object says that makes itself again may hold a text; names of code do not.
+            kind = type(error)
+            names_code = kind is AttributeError or kind is ModuleNotFoundError
+            msg = f"{kind.__name__}: {error}" if names_code else kind.__name__
             raise UnreadableError(msg) from error
 
     def hang_up(self) -> None:

@@ -55,6 +55,8 @@ _IDLE_SECONDS = 1.0
 _STATE_SECONDS = 0.1
 _STATE_BYTES = 4 * 2**20
 _PR_SET_PDEATHSIG = 1
+# Tasks that are given texts; all others are given what was made of them.
+_READ_TEXTS = frozenset({"chunk", "raw", "raw_elsewhere"})
 
 
 def main(pipe: socket.socket) -> None:
@@ -161,7 +163,7 @@ def _do(keeper: Keeper, task: Task) -> Result:
     try:
         result = Result(keeper.ready().do(task))
     except BaseException as error:  # noqa: BLE001 it belongs to the caller
-        result = Result(error=portable(error))
+        result = Result(error=portable(error, reads_texts=task.name in _READ_TEXTS))
     return result
 
 
@@ -263,32 +265,48 @@ def _die_with_parent() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def portable(error: BaseException) -> BaseException:
+def portable(error: BaseException, *, reads_texts: bool = False) -> BaseException:
     """Make an error such that another process can raise it without importing anything for it.
 
     Args:
         error: Any error.
+        reads_texts: Whether it was raised over texts, which its words may hold.
 
     Returns:
         The error itself if it is ours or a builtin, else the builtin it descends from, or a
-        WorkerError; the traceback is in its notes.
+        WorkerError; the traceback is in its notes. Where texts were read both are without words:
+        those of a builtin are its raiser's own, and those that we repeat would be ours.
     """
     kind = type(error)
+    told = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
     if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
         found = error
     else:
         bases = [one for one in kind.__mro__ if one.__module__ == "builtins"]
         base = bases[0] if bases[0] is not Exception else WorkerError
         try:
-            found = base(f"{kind.__name__}: {error}")
+            found = base(told)
         except TypeError:  # UnicodeError and the like want more
-            found = WorkerError(f"{kind.__name__}: {error}")
+            found = WorkerError(told)
     try:
         found = pickle.loads(pickle.dumps(found))  # noqa: S301 what was pickled here
     except Exception:  # noqa: BLE001 whatever it holds stays here
-        found = WorkerError(f"{kind.__name__}: {error}")
-    found.add_note("In the worker process:\n" + "".join(traceback.format_exception(error)))
+        found = WorkerError(told)
+    trace = _frames(error) if reads_texts else "".join(traceback.format_exception(error))
+    found.add_note(f"In the worker process:\n{trace}")
     return found
+
+
+def _frames(error: BaseException | None) -> str:
+    """Say where an error was raised, and those before it, without a word of theirs."""
+    found: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        where = "".join(traceback.format_tb(error.__traceback__))
+        found.append(f"{where}{type(error).__name__}\n")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "and then\n".join(reversed(found))
 
 
 class _WireHandler(logging.Handler):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
+
+# What re says of an expression, where that holds nothing of the expression itself.
+_PLAIN_WORDS = re.compile(r"[a-z][a-z, -]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,11 @@ class RegexSplitter:
     min_chars: int = 0
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "pattern", re.compile(self.pattern))
-        except re.error as error:
-            msg = f"pattern={self.pattern!r} is no regular expression: {error}."
-            raise ConfigError(msg) from error
+        found = _compiled(self.pattern)
+        if isinstance(found, str):  # not where it was caught: re's own error shows the pattern
+            msg = f"pattern={shown(self.pattern)} is no regular expression: {found}."
+            raise ConfigError(msg)
+        object.__setattr__(self, "pattern", found)
 
     def split(self, text: str) -> list[Span]:
         """Cut *text* behind every match.
@@ -55,6 +59,18 @@ class RegexSplitter:
         matches = re.finditer(self.pattern, text)
         ends = dict.fromkeys(m.end() for m in matches if m.start() < m.end() < len(text))
         return spans_between(at_cluster_ends(text, list(ends)), len(text))
+
+
+def _compiled(pattern: Any) -> re.Pattern[str] | str:
+    """Compile an expression, or say in words of the module re why not, and where."""
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        why = error.msg if _PLAIN_WORDS.fullmatch(error.msg) else "it cannot be compiled"
+        return why if error.pos is None else f"{why} at position {error.pos}"
+    except (TypeError, OverflowError, RecursionError) as error:
+        return f"it cannot be compiled ({type(error).__name__})"
+    return found if isinstance(found.pattern, str) else "it is one for bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +89,8 @@ class FunctionSplitter:
         function: Takes a text, gives its pieces in order.
     """
 
-    function: Callable[[str], Iterable[str | tuple[int, int]]]
+    # Without its repr, which may hold a text: functools.partial(cut, "…").
+    function: Callable[[str], Iterable[str | tuple[int, int]]] = field(repr=False)
 
     def split(self, text: str) -> list[Span]:
         """Cut *text* where the function's pieces begin.
@@ -94,9 +111,9 @@ class FunctionSplitter:
             start, end = self._locate(text, piece, at)
             if start < at or not start <= end <= len(text):
                 msg = (
-                    f"{self.function!r} gave a piece (number {number}) that does not follow the "
-                    f"one before it in the text of {len(text)} characters. A splitter must give "
-                    "unchanged pieces of the text, in order."
+                    f"The splitter function gave a piece (number {number}) that does not follow "
+                    f"the one before it in the text of {len(text)} characters. A splitter must "
+                    "give unchanged pieces of the text, in order."
                 )
                 raise ConfigError(msg)
             if start < end:
@@ -139,9 +156,9 @@ def check_tiling(text: str, spans: Sequence[tuple[int, int]], splitter: object) 
     for number, (start, end) in enumerate(spans):
         if start != at or end <= start:
             msg = (
-                f"{type(splitter).__name__}.split gave span {number} as ({start}, {end}) where one "
-                f"that starts at {at} was needed. Spans must tile the text: each starts where the "
-                "one before ends, and none is empty."
+                f"{type(splitter).__name__}.split gave span {number} as ({shown(start)}, "
+                f"{shown(end)}) where one that starts at {at} was needed. Spans must tile the "
+                "text: each starts where the one before ends, and none is empty."
             )
             raise ConfigError(msg)
         at = end

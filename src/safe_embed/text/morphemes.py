@@ -21,6 +21,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.graphemes import keep_whole, spans_between
 from safe_embed.types import Span
@@ -248,10 +249,12 @@ class MorphemeSplitter:
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
-            msg = f"unit={self.unit!r} is not known. Use one of {', '.join(get_args(Unit))}."
+            msg = f"unit={shown(self.unit)} is not known. Use one of {', '.join(get_args(Unit))}."
             raise ConfigError(msg)
         if self.depth is not None and self.depth < 0:
-            msg = f"depth={self.depth} is negative. Use 0, a positive number, or None for any."
+            msg = (
+                f"depth={shown(self.depth)} is negative. Use 0, a positive number, or None for any."
+            )
             raise ConfigError(msg)
 
     def split(self, text: str) -> list[Span]:

@@ -14,6 +14,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.custom import RegexSplitter
 from safe_embed.text.graphemes import (
@@ -204,10 +205,14 @@ class PunctuationSplitter:
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
-            msg = f"level={self.level!r} is not known. Use one of {', '.join(get_args(Level))}."
+            msg = (
+                f"level={shown(self.level)} is not known. Use one of {', '.join(get_args(Level))}."
+            )
             raise ConfigError(msg)
         if self.depth is not None and self.depth < 0:
-            msg = f"depth={self.depth} is negative. Use 0, a positive number, or None for any."
+            msg = (
+                f"depth={shown(self.depth)} is negative. Use 0, a positive number, or None for any."
+            )
             raise ConfigError(msg)
         pattern = _compile(self.level, line_breaks=self.line_breaks)
         object.__setattr__(self, "_pattern", pattern)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.custom import FunctionSplitter, RegexSplitter
 from safe_embed.text.morphemes import MorphemeSplitter
@@ -39,8 +40,8 @@ def resolve_splitter(spec: SplitterLike) -> Splitter:
     if callable(spec):
         return FunctionSplitter(spec)
     msg = (
-        f"splitter={spec!r} is no splitter. Use 'punctuation', 'morphemes', a compiled regular "
-        "expression, an object with split(text), or a function from a text to its pieces."
+        f"splitter={shown(spec)} is no splitter. Use 'punctuation', 'morphemes', a compiled "
+        "regular expression, an object with split(text), or a function from a text to its pieces."
     )
     raise ConfigError(msg)
 
