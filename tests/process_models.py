@@ -6,11 +6,14 @@ holds one of them can do harm.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import ctypes
 import os
 import signal
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +92,11 @@ def refusing(message: str) -> SentenceTransformer:
     raise FileNotFoundError(message)
 
 
+def ending() -> SentenceTransformer:
+    """Looks for a model where there is none left."""
+    return next(iter(()))
+
+
 def killed() -> SentenceTransformer:
     """Dies while it loads, as when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -123,6 +131,55 @@ class Thoughtful:
     def reason(self, _: Usage) -> None:
         """Think."""
         time.sleep(self.seconds)
+
+
+# What ends or cancels whoever calls, where it is let out; by name, so that a text can ask for it.
+ENDINGS: dict[str, type[BaseException]] = {
+    "StopIteration": StopIteration,
+    "StopAsyncIteration": StopAsyncIteration,
+    "GeneratorExit": GeneratorExit,
+    "asyncio.CancelledError": asyncio.CancelledError,
+    "concurrent.CancelledError": concurrent.futures.CancelledError,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "SystemExit": SystemExit,
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A splitter that raises what a text names, and else makes two spans of a text."""
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Cut in the middle."""
+        if text in ENDINGS:
+            raise ENDINGS[text]
+        ends = [0, *([len(text) // 2] if len(text) > 1 else []), *([len(text)] if text else [])]
+        return list(pairwise(ends))
+
+
+@dataclass(frozen=True)
+class EndingPolicy:
+    """A policy that raises whenever it is asked."""
+
+    name: str
+
+    def reason(self, _: Usage) -> None:
+        """Raise."""
+        raise ENDINGS[self.name]
+
+
+class EndingWhenRead:
+    """A splitter whose own unpickling ends the thread that reads it."""
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"any": "state"}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        raise SystemExit
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Give no piece."""
+        return []
 
 
 class QuotingError(Exception):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safe_embed import SafeEmbedError
 from safe_embed.model.calls import MOST_DEATHS, MOST_DEATHS_ALONE, Calls
 from safe_embed.model.inference import LOST, Flow, Task, Wave
 from safe_embed.model.turns import Job
+
+
+class MyExit(BaseException):
+    """What another library ends its own threads with."""
 
 
 def flow(sizes: list[int]) -> Flow[list[Any]]:
@@ -111,3 +119,63 @@ def test_each_caller_gets_an_error_of_its_own() -> None:
     errors = [job.future.exception(0) for job in jobs]
     assert len(jobs) == len({id(one) for one in errors})
     assert calls.next() is None
+
+
+ENDINGS = [StopIteration(7), StopAsyncIteration(), GeneratorExit(), asyncio.CancelledError()]
+ENDINGS += [CancelledError(), MyExit()]
+
+
+def raising(error: BaseException) -> Any:
+    """Raise."""
+    raise error
+
+
+@pytest.mark.parametrize("error", ENDINGS, ids=lambda error: type(error).__name__)
+def test_what_would_end_the_caller_is_told_as_an_error(error: BaseException) -> None:
+    """At the beginning of a call, of a task, or in its flow: it is no result, and cancels nobody."""
+    calls, [of_a_task] = calls_with([1])
+    at_the_beginning = Job(lambda _: raising(error))
+    in_the_flow = Job(lambda _: flow_of(lambda: raising(error)))
+    for job in (at_the_beginning, in_the_flow):
+        calls.add(job)
+    calls.advance()
+    calls.fail(of_a_task, error)
+    for job in (at_the_beginning, in_the_flow, of_a_task):
+        found = job.future.exception(0)
+        assert isinstance(found, SafeEmbedError | RuntimeError)
+        assert error in {found.__cause__, getattr(found.__cause__, "__cause__", None)}
+    assert calls.next() is None
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("theirs")])
+def test_what_ends_the_program_or_is_an_error_comes_as_it_is(error: BaseException) -> None:
+    """Whoever called decides what becomes of it."""
+    calls, [job] = calls_with([1])
+    calls.fail(job, error)
+    assert error is job.future.exception(0)
+
+
+def flow_of(step: Callable[[], Any]) -> Flow[Any]:
+    """A flow that does something after its first pause."""
+    yield None
+    return step()
+
+
+def test_a_flow_that_cannot_be_closed_ends_its_call() -> None:
+    """A terminal that is gone makes a progress bar fail once more as it is closed."""
+
+    def with_a_bar(_: Any) -> Flow[Any]:
+        try:
+            yield Wave([Task("chunk", [1], {})])
+        finally:
+            raise OSError("no terminal")
+
+    calls, [other] = calls_with([1])
+    job = Job(with_a_bar)
+    calls.add(job)
+    calls.advance()
+    calls.fail(job, ValueError("theirs"))
+    assert "theirs" == str(job.future.exception(0))
+    calls.note(*(calls.next() or pytest.fail("there is work")), [0])
+    calls.advance()
+    assert [0] == other.future.result(0)

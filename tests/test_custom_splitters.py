@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,3 +273,156 @@ def test_a_function_that_gives_numpy_pairs() -> None:
     """Offsets of another library may be numpy's integers."""
     pairs = np.array([[0, 2], [2, 4]])
     assert [(0, 2), (2, 4)] == FunctionSplitter(lambda _: pairs).split("春夏秋冬")  # type: ignore[arg-type]
+
+
+MOST = 1000
+
+
+class Asked:
+    """Pieces or spans without an end, which counts how many were taken."""
+
+    def __init__(self, make: Callable[[int], object]) -> None:
+        self.make = make
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[object]:
+        return self
+
+    def __next__(self) -> object:
+        self.taken += 1
+        assert self.taken < MOST, "it would take pieces for ever"
+        return self.make(self.taken - 1)
+
+
+ENDLESS_PIECES: dict[str, Callable[[int], object]] = {
+    "nothing": lambda _: "",
+    "an empty pair": lambda _: (0, 0),
+    "an empty pair at the end": lambda _: (5, 5),
+    "the same piece": lambda _: SECRET[:2],
+    "the same pair": lambda _: (0, 2),
+    "pairs beyond the end": lambda at: (at, at + 1),
+    "empty pairs beyond the end": lambda at: (at, at),
+    "the text, then nothing": lambda at: SECRET if at == 0 else "",
+    "a piece and nothing in turn": lambda at: SECRET[at // 2 : at // 2 + at % 2],
+}
+
+
+@pytest.mark.parametrize("make", ENDLESS_PIECES.values(), ids=ENDLESS_PIECES)
+def test_a_function_that_gives_pieces_without_end(make: Callable[[int], object]) -> None:
+    """It is refused once it has given more than a text of 5 characters can have."""
+    asked = Asked(make)
+    with pytest.raises(ConfigError, match="splitter") as caught:
+        FunctionSplitter(lambda _: asked).split(SECRET)  # type: ignore[arg-type, return-value]
+    assert asked.taken < 50
+    assert not set(SECRET) & set(str(caught.value))
+
+
+ENDLESS_SPANS: dict[str, Callable[[int], object]] = {
+    "empty": lambda _: (0, 0),
+    "the same": lambda _: (0, 2),
+    "beyond the end": lambda at: (at, at + 1),
+    "in great steps": lambda at: (at * 10**9, (at + 1) * 10**9),
+    "whole, then empty": lambda at: (0, 5) if at == 0 else (5, 5),
+    "backwards": lambda at: (-at, 1 - at),
+    "shrinking": lambda at: (0, 5 - at),
+}
+
+
+@pytest.mark.parametrize("make", ENDLESS_SPANS.values(), ids=ENDLESS_SPANS)
+def test_a_splitter_that_gives_spans_without_end(make: Callable[[int], object]) -> None:
+    """No span is asked for behind the first that does not fit the text."""
+    asked = Asked(make)
+    with pytest.raises(ConfigError, match=r"Sentences\.split gave span"):
+        check_tiling(SECRET, asked, Sentences())
+    assert asked.taken <= len(SECRET) + 1
+
+
+def test_empty_pieces_between_others_are_no_mistake() -> None:
+    """An expression that matches nothing too, with groups: more empty pieces than characters."""
+    text = "春夏秋冬" * 50
+    spans = FunctionSplitter(lambda text: re.split("(x*)", text)).split(text)
+    assert [(at, at + 1) for at in range(len(text))] == spans
+
+
+@pytest.mark.parametrize(
+    "form",
+    [list, tuple, iter, lambda spans: (one for one in spans), np.array, deque, dict.fromkeys],
+    ids=["list", "tuple", "iterator", "generator", "array", "deque", "keys"],
+)
+@pytest.mark.parametrize("whole", [int, np.int64, np.uint8], ids=lambda kind: kind.__name__)
+def test_spans_come_in_any_form(form: Callable[..., Any], whole: Callable[[int], Any]) -> None:
+    """What can be iterated over once will do, of any whole numbers; they come out as plain ones."""
+    given = [(whole(0), whole(2)), (whole(2), whole(5))]
+    for found in (
+        check_tiling(SECRET, form(given), None),
+        FunctionSplitter(lambda _: form(given)).split(SECRET),
+    ):
+        assert [Span(0, 2), Span(2, 5)] == found
+        assert {int} == {type(one) for span in found for one in span}
+
+
+NO_SPANS = [
+    (0.0, 5.0),
+    (0, 5.0),
+    (np.float64(0), np.float64(5)),
+    (False, True),
+    (0, True),
+    (np.False_, np.True_),
+    ("0", "5"),
+    ("秘", "密"),
+    "秘密",
+    b"\x00\x05",
+    bytearray(b"\x00\x05"),
+    (0, 5, 5),
+    (5,),
+    (),
+    None,
+    5,
+    {0, 5},
+    {0: 1, 5: 2},
+    {"start": 0, "end": 5},
+    (None, 5),
+    ((0, 2), (2, 5)),
+    iter(int, 1),
+]
+
+
+@pytest.mark.parametrize("span", NO_SPANS, ids=lambda span: type(span).__name__)
+def test_what_is_no_span_is_refused(span: object) -> None:
+    """A pair of whole numbers is needed; what was given is named by its type."""
+    with pytest.raises(ConfigError, match=r"span 0 .*\(start, end\)") as caught:
+        check_tiling(SECRET, [span], Sentences())
+    assert "秘" not in str(caught.value)
+    if not isinstance(span, str):
+        with pytest.raises(ConfigError, match=r"\(start, end\) pairs"):
+            FunctionSplitter(lambda _: [span]).split(SECRET)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("given", [None, 5, SECRET, print, SECRET.encode(), {1.5: 2}])
+def test_what_gives_no_spans_at_all_is_refused(given: object) -> None:
+    """A splitter object that forgets to return, or gives pieces instead."""
+    with pytest.raises(ConfigError, match=r"Sentences\.split gave .*\(start, end\)") as caught:
+        check_tiling(SECRET, given, Sentences())
+    assert "秘" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, 5, print])
+def test_a_function_that_gives_nothing_to_go_through(given: object) -> None:
+    """A function that forgets to return is told so."""
+    with pytest.raises(ConfigError, match=r"splitter function gave <?(None|5|builtin)"):
+        FunctionSplitter(lambda _: given).split(SECRET)  # type: ignore[arg-type, return-value]
+
+
+def _next_of_nothing(_: str) -> list[str]:
+    return [next(iter(()))]
+
+
+def _generator_without_end_of_its_own(_: str) -> Iterator[str]:
+    yield next(iter(()))
+
+
+@pytest.mark.parametrize("function", [_next_of_nothing, _generator_without_end_of_its_own])
+def test_a_function_that_raises_stop_iteration(function: Callable[[str], Iterable[str]]) -> None:
+    """It would end a loop over texts without a word: here it is an error."""
+    with pytest.raises(ConfigError, match="The splitter raised StopIteration"):
+        list(map(FunctionSplitter(function).split, [SECRET]))

@@ -22,6 +22,8 @@ from safe_embed.model.turns import Piece
 from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
 from safe_embed.model.worker import _answer, portable
 
+SECRET = "秘密の文章"  # noqa: S105
+
 
 @pytest.fixture
 def wires() -> Iterator[tuple[Wire, Wire]]:
@@ -93,6 +95,24 @@ def test_a_message_that_cannot_be_made_here(
     monkeypatch.delitem(sys.modules, "only_there")
     with pytest.raises(UnreadableError, match="only_there"):
         ours.receive()
+    assert "next" == ours.receive()
+
+
+class Leaving:
+    """Ends whoever makes it again."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (SECRET,)
+
+
+def test_a_message_that_would_end_its_reader(wires: tuple[Wire, Wire]) -> None:
+    """A module that exits as it is imported, say: it is told as what cannot be made here."""
+    ours, theirs = wires
+    theirs.send(Leaving())
+    theirs.send("next")
+    with pytest.raises(UnreadableError, match="SystemExit") as caught:
+        ours.receive()
+    assert SECRET not in str(caught.value)
     assert "next" == ours.receive()
 
 
