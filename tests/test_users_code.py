@@ -15,7 +15,9 @@ import pytest
 import models
 import process_models
 from process_models import ENDINGS
-from safe_embed import ConfigError, InvalidTextError, ReloadError, SafeEncoder
+from safe_embed import ConfigError, InvalidTextError, ReloadError, SafeEncoder, WorkerError
+from safe_embed.model.record import Record
+from safe_embed.types import Event, MemorySample, Rung
 
 APART = pytest.param(
     "process",
@@ -49,13 +51,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["none", APART])
 def encoder(saved: Path, request: pytest.FixtureRequest) -> Iterator[SafeEncoder]:
-    """One whose splitter raises what a text says, and whose pooling raises what it is told to."""
+    """One whose splitter raises what a text says, its pooling what it is told to, its policy ever."""
     with SafeEncoder(
         partial(process_models.plain, str(saved)),
         splitter=process_models.Ending(),
         pooling=POOLING,
         chunks="spans",
-        reload=None,
+        reload=process_models.EndingPolicy("SystemExit"),
         isolation=request.param,
     ) as found:
         yield found
@@ -93,28 +95,27 @@ def serves(encoder: SafeEncoder) -> None:
     assert (1, 32) == encoder.encode(["雨です。"]).shape
 
 
-@pytest.mark.parametrize("name", CALLS)
 @endings
-def test_what_a_splitter_raises_reaches_the_caller(
-    encoder: SafeEncoder, ending: str, name: str
-) -> None:
+def test_what_a_splitter_raises_reaches_the_caller(encoder: SafeEncoder, ending: str) -> None:
     """As a ConfigError that names both, in every call; the encoder goes on serving."""
-    error = raised_by(lambda: CALLS[name](encoder, ending))
-    assert ConfigError is type(error)
-    assert f"The splitter raised {ENDINGS[ending].__name__}" in str(error)
+    for name, call in CALLS.items():
+        error = raised_by(partial(call, encoder, ending))
+        assert (name, ConfigError) == (name, type(error))
+        assert f"The splitter raised {ENDINGS[ending].__name__}" in str(error)
     serves(encoder)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "plan"])
 @endings
 def test_what_a_pooling_function_raises_reaches_the_caller(
-    encoder: SafeEncoder, ending: str, name: str
+    encoder: SafeEncoder, ending: str
 ) -> None:
     """Likewise: inside a flow it would look like the end of one."""
     POOLING.raised = ENDINGS[ending]
-    error = raised_by(lambda: CALLS[name](encoder, "雨です。"))
-    assert ConfigError is type(error)
-    assert f"The pooling function raised {ENDINGS[ending].__name__}" in str(error)
+    for name, call in CALLS.items():
+        if name != "plan":
+            error = raised_by(partial(call, encoder, "雨です。"))
+            assert (name, ConfigError) == (name, type(error))
+            assert f"The pooling function raised {ENDINGS[ending].__name__}" in str(error)
     serves(encoder)
 
 
@@ -172,16 +173,13 @@ def test_a_policy_that_raises_stops_nothing(
     assert any("policy" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
-def test_a_policy_that_raises_ends_no_worker(saved: Path) -> None:
+def test_a_policy_that_raises_ends_no_worker(encoder: SafeEncoder) -> None:
     """A process that left with every look at its memory would be replaced for ever."""
-    policy = process_models.EndingPolicy("SystemExit")
-    with SafeEncoder(saved, reload=policy, isolation="process") as encoder:
-        before = [one.pid for one in encoder.stats.workers]
-        for _ in range(3):
-            assert (32,) == encoder.encode("雨").shape
-        assert before == [one.pid for one in encoder.stats.workers]
-        assert () == encoder.stats.events
+    before = [one.pid for one in encoder.stats.workers]
+    for _ in range(3):
+        serves(encoder)
+    assert before == [one.pid for one in encoder.stats.workers]
+    assert () == encoder.stats.events
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
@@ -247,3 +245,36 @@ def test_nobody_is_left_over(saved: Path) -> None:
             assert raised_by(partial(encoder.encode, ending)) is not None
         thread = next(one for one in threading.enumerate() if one is encoder._session._thread)
     assert not thread.is_alive()
+
+
+@endings
+def test_a_hook_that_raises_stops_nothing(ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The hooks behind it are told too."""
+    told: list[Event] = []
+
+    def fail(_: Event) -> None:
+        raise ENDINGS[ending]
+
+    sample = MemorySample(0.0)
+    event = Event("remedy", "test", Rung.TRIM, sample, sample, 0.0)
+    Record([fail, told.append]).add(event)
+    assert [event] == told
+    assert ["a hook failed"] == [record.getMessage() for record in caplog.records]
+
+
+@endings
+def test_what_a_model_raises_reaches_the_caller(ending: str) -> None:
+    """As a WorkerError: nobody can say whose code it was. What ends the program may do so."""
+    model = models.small()
+
+    def fail(*_: Any) -> None:
+        raise ENDINGS[ending]
+
+    with SafeEncoder(model, reload=None) as encoder:
+        hook = model.register_forward_pre_hook(fail)
+        passes = ENDINGS[ending] in {KeyboardInterrupt, SystemExit}
+        for call in (encoder.encode, lambda text: asyncio.run(encoder.aencode(text))):
+            error = raised_by(partial(call, "雨"))
+            assert (ENDINGS[ending] if passes else WorkerError) is type(error)
+        hook.remove()
+        assert (32,) == encoder.encode("雨").shape

@@ -1,17 +1,26 @@
-"""What comes from callers into our messages: their values.
+"""What is not ours in our errors: values of callers, and exceptions of their code.
 
 A caller may pass a text where a name is wanted, or an object whose repr holds a text. So a message
 shows what cannot well be a text, and of all else the type and the length.
+
+Code of a user's may raise what is no error but ends or cancels whoever calls: StopIteration ends
+the loop around encode without a word, GeneratorExit a generator, CancelledError a task that nobody
+has cancelled, SystemExit the thread that all callers share. Nobody but that code is to be ended.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from enum import Enum
 from numbers import Integral, Real
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
+
+from safe_embed.errors import ConfigError, WorkerError
+
+T = TypeVar("T")
 
 # Names of prompts, arguments, devices: "query", "token_weighted", "cuda:0". Japanese words are
 # identifiers to Python too, but here they may be a text.
@@ -71,6 +80,87 @@ def listed(names: Iterable[object]) -> str:
         Each as :func:`shown` writes it, with commas between them.
     """
     return ", ".join(map(shown, names))
+
+
+def called(who: str, function: Callable[..., T], /, *args: Any, here: bool = False) -> T:
+    """Call code of a user's; let out its errors, and nothing that would end or cancel its callers.
+
+    Args:
+        who: Whose code it is, such as ``"The splitter"``.
+        function: The code.
+        *args: Its arguments.
+        here: Whether this is the user's own thread: what comes there by Ctrl-C or from a loop that
+            cancels a task is none of the code's.
+
+    Returns:
+        What it gives.
+
+    Raises:
+        ConfigError: If it raises what is no error.
+    """
+    try:
+        return function(*args)
+    except BaseException as error:
+        if _is_error(error) or (here and not is_stop(error)):
+            raise
+        raise ConfigError(told(who, error)) from error
+
+
+def is_stop(error: BaseException) -> bool:
+    """Tell whether an exception ends a loop, or was that before Python itself turned it into one.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Whether it is a StopIteration or a StopAsyncIteration, or a generator's RuntimeError of it.
+    """
+    return isinstance(_first(error), StopIteration | StopAsyncIteration)
+
+
+def deliverable(error: BaseException) -> BaseException:
+    """Give an exception that can be raised at a caller who waits for a result.
+
+    Args:
+        error: What code that was called has raised.
+
+    Returns:
+        The exception itself if it is an error, or ends the program: that is for the caller to
+        decide. Else an error that is raised from it.
+    """
+    if _is_error(error) or isinstance(error, KeyboardInterrupt | SystemExit):
+        return error
+    found = WorkerError(told("Code of the model, or that it calls,", error))
+    found.__cause__ = error
+    return found
+
+
+def told(who: str, error: BaseException) -> str:
+    """Say that code has raised what is no error.
+
+    Args:
+        who: Whose code it is.
+        error: What it has raised.
+
+    Returns:
+        The message of an error.
+    """
+    return (
+        f"{who} raised {type(_first(error)).__name__}, which is no error: it would end or cancel "
+        "what calls the encoder. Return, give next() a default, or raise a ValueError."
+    )
+
+
+def _is_error(error: BaseException) -> bool:
+    # That of concurrent.futures is an Exception, but asyncio takes it for its own.
+    return isinstance(error, Exception) and not (
+        isinstance(error, CancelledError) or is_stop(error)
+    )
+
+
+def _first(error: BaseException) -> BaseException:
+    """Give what a generator has raised where Python says that in a RuntimeError."""
+    return error.__cause__ or error if type(error) is RuntimeError else error
 
 
 def _number(value: Real) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from safe_embed._errors_foreign import is_word, shown
+from safe_embed._errors_foreign import is_stop, is_word, shown, told
 from safe_embed.errors import ConfigError, InvalidTextError
 
 P = ParamSpec("P")
@@ -45,7 +45,7 @@ def check_texts(inputs: Any) -> tuple[list[str], bool]:
     ):
         msg = f"inputs is {_kind(inputs)}. Pass a str, or a list of str.\n{_FIX_JA}"
         raise InvalidTextError(msg)
-    return [check_text(text, index) for index, text in enumerate(inputs)], False
+    return [check_text(text, index) for index, text in enumerate(_read(inputs))], False
 
 
 def check_text(text: Any, index: int | None) -> str:
@@ -174,7 +174,7 @@ def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
     """
     portion: list[str] = []
     chars = 0
-    for index, text in enumerate(inputs):
+    for index, text in enumerate(_read(inputs)):
         try:
             portion.append(check_text(text, index))
         except InvalidTextError:
@@ -214,6 +214,17 @@ def _lone_surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def _read(inputs: Iterable[Any]) -> Iterator[Any]:
+    """Go through inputs; a StopIteration that is not their end would lose texts without a word."""
+    try:
+        for one in inputs:  # noqa: UP028 it would also close what is read, which is the caller's
+            yield one
+    except (StopIteration, RuntimeError) as error:
+        if not is_stop(error):
+            raise
+        raise InvalidTextError(told("inputs", error)) from error
 
 
 def _is_torch_device(value: Any) -> bool:

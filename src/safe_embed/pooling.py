@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from safe_embed._errors_foreign import shown
+from safe_embed._errors_foreign import called, shown
 from safe_embed.errors import ConfigError
 from safe_embed.types import FloatArray
 
@@ -126,7 +126,10 @@ def pool(
     pooled: FloatArray = vectors[0]
     if len(vectors) == 1:
         return pooled
-    pooled = np.asarray(pooling(vectors, np.asarray(token_counts, dtype=np.int64)), np.float32)
+    counts = np.asarray(token_counts, dtype=np.int64)
+    pooled = called(
+        "The pooling function", lambda: np.asarray(pooling(vectors, counts), np.float32)
+    )
     if pooled.shape != vectors.shape[1:]:
         msg = (
             f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "

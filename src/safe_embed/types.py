@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -31,7 +31,7 @@ class Splitter(Protocol):
     inside no grapheme cluster: a span that ends inside one is extended to the cluster's end.
     """
 
-    def split(self, text: str) -> Sequence[tuple[int, int]]:
+    def split(self, text: str) -> Iterable[tuple[int, int]]:
         """Cut *text* into spans.
 
         Invariant: ``"".join(text[s:e] for s, e in split(text)) == text``; no span is empty.
@@ -40,7 +40,8 @@ class Splitter(Protocol):
             text: Any string; the empty string gives no spans.
 
         Returns:
-            The spans in order; a plain list of ``(start, end)`` tuples will do.
+            The spans in order; anything that gives ``(start, end)`` pairs will do, such as a list,
+            a generator or an array.
         """
         ...
 

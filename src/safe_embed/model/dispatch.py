@@ -252,7 +252,7 @@ class Dispatcher:
                 return
             try:
                 worker.begin(*found)
-            except Exception as error:  # noqa: BLE001 an argument of the call cannot be pickled
+            except BaseException as error:  # noqa: BLE001 of an argument that is pickled
                 worker.put_down()
                 self._calls.fail(found[0], error)
 
@@ -303,7 +303,7 @@ class Dispatcher:
         self._workers[worker] = place
         try:
             worker.send(start)
-        except Exception as error:  # noqa: BLE001 what could be pickled at first, and was changed
+        except BaseException as error:  # noqa: BLE001 of what could be pickled, and was changed
             worker.refuse(error)
 
     def _hear(self, worker: Handle, message: Any) -> None:

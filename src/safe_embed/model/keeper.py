@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from safe_embed._errors_foreign import called
 from safe_embed.errors import ReloadError
 from safe_embed.memory.remedies import (
     BelowNeed,
@@ -189,7 +190,7 @@ class Keeper:
             next(self._climb)
         except StopIteration:
             self._climb = None
-        except Exception:  # a policy is code of the user's own, and must not end the thread
+        except BaseException:  # a policy is code of the user's own, and must not end the thread
             logger.warning("the policy, or what it asked for, failed", exc_info=True)
             self._climb = None
         return self._climb is not None
@@ -257,7 +258,7 @@ class Keeper:
             return None
         usage = self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
         self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
-        reason = self._policy.reason(usage) or self._early_reason(usage)
+        reason = called("The policy", self._policy.reason, usage) or self._early_reason(usage)
         if reason is not None and reason.rung == Rung.MODEL and self._ask is not None:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
@@ -304,7 +305,7 @@ class Keeper:
         more = int(growth * lead / max(since, _SHORTEST_TREND_SECONDS))
         held = usage.sample.held_bytes or 0
         later = replace(usage.sample, rss_anon_bytes=held + more)
-        reason = self._policy.reason(replace(usage, sample=later))
+        reason = called("The policy", self._policy.reason, replace(usage, sample=later))
         if reason is None or reason.bound_bytes is None or reason.at_most < Rung.PROCESS:
             return None
         text = f"{reason.text}, in {lead:.0f} s when another process is ready"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safe_embed import offline
-from safe_embed._errors_foreign import listed
+from safe_embed._errors_foreign import called, listed
 from safe_embed.errors import ConfigError, ReloadError
 from safe_embed.model.bfloat16 import narrow
 from safe_embed.model.tokenization import check_module
@@ -100,7 +100,8 @@ class ModelSource:
 
     def _fresh(self, tokenizer: Any) -> SentenceTransformer:
         with kept(tokenizer):
-            model = self.spec() if callable(self.spec) and not self.is_loaded else self._load()
+            is_loader = callable(self.spec) and not self.is_loaded
+            model = called("The loader", self.spec) if is_loader else self._load()
         from sentence_transformers import SentenceTransformer
 
         if not isinstance(model, SentenceTransformer):

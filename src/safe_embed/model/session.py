@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from safe_embed._errors_foreign import deliverable
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
 from safe_embed.model.engine import Engine
@@ -181,7 +182,7 @@ def _serve(line: Line, loaded: Future[Keeper], load: Callable[[], Keeper]) -> No
         keeper = load()
     except BaseException as raised:  # noqa: BLE001 it belongs to the caller of SafeEncoder()
         line.close()
-        loaded.set_exception(raised)
+        loaded.set_exception(deliverable(raised))
         return
     loaded.set_result(keeper)
     del loaded, load

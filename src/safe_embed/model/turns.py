@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
+from safe_embed._errors_foreign import deliverable
 from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.model.inference import Inference, Task, Wave
 
@@ -133,10 +134,13 @@ class Job:
                 if not isinstance(found, Generator):
                     return self.end(found)
                 self._flow = found
-            if self.future.cancelled():
-                return self._give_up()
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            return self.end(error=raised)
+        if self.future.cancelled():
+            return self._give_up()
+        try:
             self._wave = self._flow.send(None if self._wave is None else self._found)
-        except StopIteration as done:
+        except StopIteration as done:  # of a generator it is its end, and nothing else
             return self.end(done.value)
         except BaseException as raised:  # noqa: BLE001 it belongs to the caller
             return self.end(error=raised)
@@ -162,9 +166,7 @@ class Job:
         Returns:
             Whether the call has ended: ``True``.
         """
-        self.pending.clear()
-        if self._flow is not None:
-            self._flow.close()
+        self._close()
         return self.end(error=error)
 
     def end(self, found: Any = None, error: BaseException | None = None) -> bool:
@@ -184,14 +186,18 @@ class Job:
                 if error is None:
                     self.future.set_result(found)
                 else:
-                    self.future.set_exception(error)
+                    self.future.set_exception(deliverable(error))
         return True
 
     def _give_up(self) -> bool:
+        self._close()
+        return True
+
+    def _close(self) -> None:
         self.pending.clear()
         if self._flow is not None:
-            self._flow.close()
-        return True
+            with suppress(BaseException):  # of a progress bar: there is an error to tell already
+                self._flow.close()
 
 
 class Queue(ABC, Generic[Model]):

@@ -108,7 +108,7 @@ class Wire:
             raise WireClosedError from error
         try:
             return pickle.loads(head, buffers=buffers)  # noqa: S301 from a process of our own
-        except Exception as error:
+        except BaseException as error:  # a module that exits as it is imported
             # What an object says that makes itself again may hold a text; names of code do not.
             kind = type(error)
             names_code = kind is AttributeError or kind is ModuleNotFoundError

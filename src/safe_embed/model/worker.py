@@ -172,7 +172,7 @@ def _answer(wire: Wire, result: Result) -> None:
         wire.send(result)
     except WireClosedError:
         raise
-    except Exception as error:  # noqa: BLE001 what a model gave cannot be pickled
+    except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
         wire.send(Result(error=portable(error)))
 
 

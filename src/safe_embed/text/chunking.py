@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from safe_embed._errors_foreign import called
 from safe_embed.errors import ConfigError, TextTooLongError
 from safe_embed.text.custom import check_tiling
 from safe_embed.text.graphemes import (
@@ -293,7 +294,7 @@ class _Job:
 
 def _split(splitter: Splitter, text: str) -> list[Span]:
     """Cut a text by a splitter; a cut of its own inside a cluster is moved to the cluster's end."""
-    spans = check_tiling(text, splitter.split(text), splitter)
+    spans = called("The splitter", lambda: check_tiling(text, splitter.split(text), splitter))
     cuts = [span.end for span in spans[:-1]]
     moved = at_cluster_ends(text, cuts)
     return spans if moved == cuts else spans_between(moved, len(text))

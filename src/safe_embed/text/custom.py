@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from safe_embed._errors_foreign import shown
+from safe_embed._errors_foreign import called, shown
 from safe_embed.errors import ConfigError
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
 
+# An expression that matches nothing too gives empty pieces between all characters, one for each of
+# its groups besides. More than these are a function that never ends.
+_EMPTY_PER_CHAR = 4
+_MOST_EMPTY = 16
 # What re says of an expression, where that holds nothing of the expression itself.
 _PLAIN_WORDS = re.compile(r"[a-z][a-z, -]*")
 
@@ -103,12 +108,22 @@ class FunctionSplitter:
 
         Raises:
             ConfigError: If a piece is neither a str nor a pair, is not in the text, or is out of
-                order.
+                order, or if empty ones never end.
         """
+        return called("The splitter", self._split, text, here=True)
+
+    def _split(self, text: str) -> list[Span]:
         starts: list[int] = []
         at = 0
-        for number, piece in enumerate(self.function(text)):
+        most = _EMPTY_PER_CHAR * len(text) + _MOST_EMPTY
+        for number, piece in enumerate(_items(self.function(text), "The splitter function")):
             start, end = self._locate(text, piece, at)
+            if number - len(starts) > most:
+                msg = (
+                    f"The splitter function gave {number} pieces of a text of {len(text)} "
+                    "characters, most of them empty. Let it come to an end."
+                )
+                raise ConfigError(msg)
             if start < at or not start <= end <= len(text):
                 msg = (
                     f"The splitter function gave a piece (number {number}) that does not follow "
@@ -127,45 +142,82 @@ class FunctionSplitter:
         if isinstance(piece, str):
             start = text.find(piece, at)
             return start, start + len(piece)
-        try:
-            start, end = piece
-            return index(start), index(end)
-        except (TypeError, ValueError):
+        span = _span_of(piece)
+        if span is None:
             msg = (
                 f"A splitter function gave {type(piece).__name__}. It must give the pieces of the "
                 "text as str, or (start, end) pairs of int."
             )
-            raise ConfigError(msg) from None
+            raise ConfigError(msg)
+        return span
 
 
-def check_tiling(text: str, spans: Sequence[tuple[int, int]], splitter: object) -> list[Span]:
+def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
     """Make sure that a user's splitter lost nothing.
 
     Args:
         text: The text that was split.
-        spans: What the splitter gave.
+        spans: What the splitter gave; nothing is taken from it behind what does not fit the text.
         splitter: The splitter, for the message.
 
     Returns:
         The spans.
 
     Raises:
-        ConfigError: If the spans do not tile the text.
+        ConfigError: If the spans are none, or do not tile the text.
     """
+    name = f"{type(splitter).__name__}.split"
+    found: list[Span] = []
     at = 0
-    for number, (start, end) in enumerate(spans):
-        if start != at or end <= start:
+    for given in _items(spans, name):
+        span = _span_of(given)
+        if span is None:
             msg = (
-                f"{type(splitter).__name__}.split gave span {number} as ({shown(start)}, "
-                f"{shown(end)}) where one that starts at {at} was needed. Spans must tile the "
-                "text: each starts where the one before ends, and none is empty."
+                f"{name} gave span {len(found)} as {type(given).__name__}. It must be a "
+                "(start, end) pair of int. A function that gives the pieces can be passed as it is."
             )
             raise ConfigError(msg)
+        start, end = span
+        if start != at or end <= start:
+            msg = (
+                f"{name} gave span {len(found)} as ({shown(start)}, {shown(end)}) where one that "
+                f"starts at {at} was needed. Spans must tile the text: each starts where the one "
+                "before ends, and none is empty."
+            )
+            raise ConfigError(msg)
+        found.append(span)
         at = end
+        if at > len(text):
+            break
     if at != len(text):
         msg = (
-            f"{type(splitter).__name__}.split gave spans up to {at} for a text of {len(text)} "
-            "characters. Spans must cover the whole text."
+            f"{name} gave spans up to {shown(at)} for a text of {len(text)} characters. Spans must "
+            "cover the whole text."
         )
         raise ConfigError(msg)
-    return [Span(start, end) for start, end in spans]
+    return found
+
+
+def _items(found: Any, name: str) -> Iterator[Any]:
+    """Go through what a splitter gave."""
+    try:
+        return iter(found)
+    except TypeError:
+        msg = f"{name} gave {type(found).__name__}. It must give (start, end) pairs, one a piece."
+        raise ConfigError(msg) from None
+
+
+def _span_of(given: Any) -> Span | None:
+    """Take a pair of whole numbers, numpy's too, as a span; ``None`` for all else."""
+    kind = type(given)
+    is_usual = (kind is Span or kind is tuple) and len(given) == 2  # noqa: PLR2004
+    if is_usual and type(given[0]) is type(given[1]) is int:
+        return given if kind is Span else Span(*given)
+    if isinstance(given, str | bytes | bytearray | AbstractSet | Mapping):
+        return None
+    try:
+        start, end = given
+        is_number = not isinstance(start, bool) and not isinstance(end, bool)
+        return Span(index(start), index(end)) if is_number else None
+    except (TypeError, ValueError):
+        return None
