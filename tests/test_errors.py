@@ -31,6 +31,7 @@ from safe_embed import (
 )
 from safe_embed._errors_foreign import shown
 from safe_embed.memory.joints import AllOf, AnyOf
+from safe_embed.pooling import pool
 from safe_embed.text.custom import check_tiling
 from safe_embed.types import Rung
 
@@ -151,6 +152,14 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "name in an expression": lambda text: RegexSplitter(f"(?P<{text}>.)"),
     "group of an expression": lambda text: RegexSplitter(f"(?P={text})"),
     "dimension": lambda text: pad_to_dim(np.ones((1, 2), np.float32), text),
+    "vectors": lambda text: pad_to_dim(text, 2),
+    "rows of vectors": lambda text: pad_to_dim([[text, text]], 2),  # type: ignore[arg-type, list-item]
+    "what a pooling function gives": lambda text: pool(
+        np.ones((2, 3), np.float32), (1, 1), lambda *_: text, unit_length=False
+    ),
+    "what is in it": lambda text: pool(
+        np.ones((2, 3), np.float32), (1, 1), lambda *_: [text] * 3, unit_length=False
+    ),
     "a splitter that holds it": lambda text: FunctionSplitter(
         partial(lambda _, one: [one * 2], text)
     ).split("雨"),
