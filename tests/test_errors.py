@@ -194,7 +194,7 @@ def told_by(call: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> str:
     with caplog.at_level(logging.DEBUG):
         try:
             call()
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, LookupError) as error:
             told = words_of(error)
     return told + "".join(map(logging.Formatter().format, caplog.records))
 

@@ -25,6 +25,7 @@ from safe_embed.inputs import (
     check_texts,
     portions,
 )
+from safe_embed.memory.joints import printed
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.model.fleet import Fleet
 from safe_embed.model.inference import Inference, OnLong, Request, Settings
@@ -150,9 +151,9 @@ class SafeEncoder(DropIn):
         policy = default_policy() if reload == "default" else resolve_policy(reload)
         if source.is_loaded and names_model(policy):
             raise ConfigError(
-                f"reload={shown(policy)} asks for a new model, but the model was loaded elsewhere "
-                "and cannot be loaded anew here. Pass a name, a folder or a loader, or another "
-                "policy."
+                f"reload={printed(policy)} asks for a new model, but the model was loaded "
+                "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, or "
+                "another policy."
             )
         self._session: Session | Fleet
         if isolation == "none":

@@ -127,9 +127,8 @@ def pool(
     if len(vectors) == 1:
         return pooled
     counts = np.asarray(token_counts, dtype=np.int64)
-    pooled = called(
-        "The pooling function", lambda: np.asarray(pooling(vectors, counts), np.float32)
-    )
+    given = called("The pooling function", pooling, vectors, counts)
+    pooled = called("The pooling function", _numbers, "The pooling function gave ", given)
     if pooled.shape != vectors.shape[1:]:
         msg = (
             f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "
@@ -174,7 +173,7 @@ def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
     if dim < 1:
         msg = f"dim={shown(dim)} is no dimension. Use a positive number."
         raise ConfigError(msg)
-    kept = normalize(np.asarray(vectors, dtype=np.float32)[..., :dim])
+    kept = normalize(_numbers("vectors=", vectors)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
     padded: FloatArray = np.pad(kept, width)
     return padded
@@ -229,21 +228,20 @@ def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
     """
     if ranges is None:
         return
-    shape = _shape_of_numbers(ranges)
-    if shape is None:
-        msg = f"ranges={shown(ranges)} are not all numbers. Pass an array of smallest and largest."
-        raise ConfigError(msg)
+    shape = _numbers("ranges=", ranges).shape
     if dim is not None and shape != (2, dim):
         msg = f"ranges has shape {shape}. It must have (2, {dim}): smallest, largest."
         raise ConfigError(msg)
 
 
-def _shape_of_numbers(ranges: Any) -> tuple[int, ...] | None:
-    """Give the shape; ``None`` for what is no array of numbers. numpy's own error shows a text."""
+def _numbers(what: str, value: Any) -> FloatArray:
+    """Take a value as an array of float32; numpy's own error would show a text."""
     try:
-        return np.asarray(ranges, dtype=np.float32).shape
-    except (TypeError, ValueError):
-        return None
+        return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        kind = type(error).__name__
+    msg = f"{what}{shown(value)}, which is no array of numbers ({kind})."
+    raise ConfigError(msg)
 
 
 def quantize(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from safe_embed._errors_foreign import listed
+from safe_embed._errors_foreign import listed, shown
 from safe_embed.errors import ConfigError
 from safe_embed.types import Reason, ReloadPolicy, Usage
 
@@ -21,6 +21,19 @@ def is_policy(value: object) -> TypeGuard[ReloadPolicy]:
         Whether it can be asked for a reason.
     """
     return isinstance(value, ReloadPolicy) and not isinstance(value, type)
+
+
+def printed(policy: object) -> str:
+    """Write a policy for a message or a repr.
+
+    Args:
+        policy: Any policy.
+
+    Returns:
+        What makes it again, if it is of this package; the type of a user's own, whose repr may hold
+        anything.
+    """
+    return repr(policy) if type(policy).__module__.startswith("safe_embed.") else shown(policy)
 
 
 class Joinable:
@@ -95,7 +108,7 @@ class AnyOf(_Joint):
         return min(reasons, key=_weakness, default=None)
 
     def __repr__(self) -> str:
-        return " | ".join(map(repr, self.policies))
+        return " | ".join(map(printed, self.policies))
 
 
 def _weakness(reason: Reason) -> tuple[int, bool, int]:
@@ -142,5 +155,5 @@ class AllOf(_Joint):
         )
 
     def __repr__(self) -> str:
-        shown = (f"({one!r})" if isinstance(one, AnyOf) else repr(one) for one in self.policies)
-        return " & ".join(shown)
+        told = (f"({one!r})" if isinstance(one, AnyOf) else printed(one) for one in self.policies)
+        return " & ".join(told)
