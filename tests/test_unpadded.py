@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ import models
 from safe_embed import SafeEncoder
 from safe_embed.model import unpadded
 from safe_embed.model.batching import STEP
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 pytestmark = pytest.mark.skipif(
     not models.HAS_ONE_ATTENTION, reason="transformers 4 has no attention that can be exchanged"
@@ -86,6 +90,189 @@ def test_what_cannot_be_unpadded_is_padded() -> None:
         with SafeEncoder(model, few_shapes=change == "few shapes" or None) as encoder:
             np.testing.assert_allclose(encoder.encode(texts), model.encode(texts), atol=1e-5)
             assert encoder.stats.padding_tokens >= STEP, change
+
+
+class Reader(torch.nn.Module):
+    """A module of a user's own that takes what it needs of the features, and gives it on."""
+
+    def __init__(self, take: Callable[[dict[str, Any]], Any], name: str) -> None:
+        super().__init__()
+        self._take, self._name = take, name
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Put what was taken under the name."""
+        return {**features, self._name: self._take(features)}
+
+
+def chain(*modules: Any) -> SentenceTransformer:
+    """A model of these modules."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(modules=list(modules), device="cpu")
+
+
+def transformer(kind: type | None = None, **options: Any) -> Any:
+    """The Transformer of the small model, with options of sentence-transformers 6, or a subclass."""
+    found = (kind or models.upstream_modules().Transformer)(str(models.small_folder()), **options)
+    found.max_seq_length = models.LIMIT
+    return found
+
+
+def pooling() -> Any:
+    """The small model's Pooling."""
+    return models.upstream_modules().Pooling(32)
+
+
+def of_the_pooler() -> SentenceTransformer:
+    """The Transformer itself gives one vector a text: that of transformers' pooler."""
+    config = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    return chain(transformer(modality_config=config, module_output_name="sentence_embedding"))
+
+
+def of_the_pooler_by_another_name() -> SentenceTransformer:
+    """The pooler's vector is what the Transformer calls token_embeddings."""
+    config = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    first = transformer(modality_config=config, module_output_name="token_embeddings")
+    return chain(first, Reader(lambda features: features["token_embeddings"], "sentence_embedding"))
+
+
+def of_scores() -> SentenceTransformer:
+    """Another task of the Transformer, which reads the first token of each row."""
+    torch.manual_seed(5)
+    first = transformer(transformer_task="sequence-classification")
+    return chain(first, Reader(lambda features: features["scores"], "sentence_embedding"))
+
+
+def of_a_layer() -> SentenceTransformer:
+    """The token embeddings of the layer before the last."""
+    config = {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}
+    first = transformer(modality_config=config, module_output_name="token_embeddings")
+    return chain(first, pooling())
+
+
+def of_all_layers() -> SentenceTransformer:
+    """WeightedLayerPooling reads all_layer_embeddings."""
+    first = transformer()
+    first.auto_model.config.output_hidden_states = True
+    weighted = models.upstream_modules().WeightedLayerPooling(
+        32, num_hidden_layers=2, layer_start=1
+    )
+    return chain(first, weighted, pooling())
+
+
+def of_word_weights() -> SentenceTransformer:
+    """WordWeights reads input_ids and attention_mask, and gives token_weights_sum."""
+    first = transformer()
+    words = sorted(first.tokenizer.get_vocab(), key=first.tokenizer.get_vocab().get)
+    weights = {word: 1 + at % 7 for at, word in enumerate(words)}
+    return chain(first, models.upstream_modules().WordWeights(words, weights), pooling())
+
+
+def of_an_own_transformer() -> SentenceTransformer:
+    """A Transformer of a user's own reads attention_mask, and gives more than token_embeddings."""
+
+    class Own(models.upstream_modules().Transformer):
+        def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+            mask = features["attention_mask"][..., None]
+            found = super().forward(features, **kwargs)
+            found["first"] = found["token_embeddings"][:, 0] * mask[:, 0]
+            return found
+
+    return chain(transformer(Own), Reader(lambda features: features["first"], "sentence_embedding"))
+
+
+def of_an_own_module() -> SentenceTransformer:
+    """A module of a user's own counts what upstream's input has, and adds up what is before."""
+
+    def take(features: dict[str, Any]) -> Any:
+        assert "text" == features["modality"]
+        weights = features["attention_mask"].cumsum(dim=1)[..., None]
+        return features["token_embeddings"].cumsum(dim=1) / weights.clamp(min=1)
+
+    return chain(transformer(), Reader(take, "token_embeddings"), pooling())
+
+
+def of_a_hook() -> SentenceTransformer:
+    """A hook of a user's own changes what the Transformer gives, by what it was given."""
+    model = models.small()
+
+    def hook(_: Any, args: tuple[Any, ...], found: dict[str, Any]) -> dict[str, Any]:
+        size = args[0]["attention_mask"].sum(dim=1)[:, None, None]
+        return {**found, "token_embeddings": found["token_embeddings"] * size}
+
+    model[0].register_forward_hook(hook)
+    return model
+
+
+WHATEVER = [
+    *(of_the_pooler, of_the_pooler_by_another_name, of_scores, of_a_layer, of_all_layers),
+    *(of_word_weights, of_an_own_transformer, of_an_own_module, of_a_hook),
+]
+
+
+@pytest.mark.skipif(models.UPSTREAM < 6, reason="5 gives token_embeddings, whatever it is told")
+@pytest.mark.parametrize("make", WHATEVER)
+def test_whatever_stands_behind_a_transformer_has_what_it_needs(
+    make: Callable[[], SentenceTransformer],
+) -> None:
+    """Texts of mixed lengths have upstream's vectors, whatever the modules give and read."""
+    model = make()
+    texts = [text[:60] for text in TEXTS]
+    expected = np.stack([model.encode(text) for text in texts])
+    with SafeEncoder(model) as encoder:
+        np.testing.assert_allclose(encoder.encode(texts), expected, rtol=1e-5, atol=1e-5)
+
+
+def read_all_layers(model: SentenceTransformer) -> None:
+    """Have the Transformer give all layers, and a further module read them."""
+    model[0].auto_model.config.output_hidden_states = True
+    first = Reader(lambda features: features["all_layer_embeddings"][1][:, 0], "sentence_embedding")
+    model.add_module(str(len(model)), first)
+
+
+def hook_the_input(model: SentenceTransformer) -> None:
+    """Have a hook read more of the input than there is without padding."""
+
+    def hook(_: Any, args: tuple[Any, ...], found: dict[str, Any]) -> dict[str, Any]:
+        size = args[0]["attention_mask"].sum(dim=1)[:, None, None]
+        return {**found, "token_embeddings": found["token_embeddings"] * size}
+
+    model[0].register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("change", [read_all_layers, hook_the_input])
+def test_what_changes_on_a_loaded_model_is_seen(
+    change: Callable[[SentenceTransformer], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that gives or reads more than at load is padded from then on, and the log says so."""
+    model = models.small()
+    texts = [text[:60] for text in TEXTS]
+    with SafeEncoder(model) as encoder:
+        np.testing.assert_allclose(encoder.encode(texts), model.encode(texts), atol=1e-5)
+        change(model)
+        expected = np.stack([model.encode(text) for text in texts])
+        for _ in range(2):
+            np.testing.assert_allclose(encoder.encode(texts), expected, rtol=1e-5, atol=1e-5)
+    assert caplog.text.count("batches are padded") == 1
+
+
+def test_an_error_of_the_model_itself_is_given_on() -> None:
+    """What fails with padding too is raised as it is, and batches after it go without padding."""
+    model = models.small()
+    texts = [text[:60] for text in TEXTS]
+    with SafeEncoder(model) as encoder:
+        expected = encoder.encode(texts)
+
+        def fail(*_: Any) -> None:
+            raise ArithmeticError
+
+        handle = model[1].register_forward_hook(fail)
+        with pytest.raises(ArithmeticError):
+            encoder.encode(texts)
+        handle.remove()
+        before = encoder.stats.padding_tokens
+        np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-6)
+        assert encoder.stats.padding_tokens < before + STEP
 
 
 def test_others_use_the_same_model_meanwhile() -> None:
