@@ -183,11 +183,19 @@ class Engine(Inference):
 
     def _without_padding(self, features: dict[str, Any]) -> Any:
         try:
-            return unpadded.forward(self.model, features)["sentence_embedding"]
-        except unpadded.NotAskedError:
-            logger.warning("The model does not compute attention as expected: batches are padded.")
-            self.unpadded = False
-        return self.model(features)["sentence_embedding"]
+            return unpadded.forward(self.model, dict(features))["sentence_embedding"]
+        except Exception as error:  # models and their hooks are code of the user's own
+            if _is_out_of_memory(error):
+                raise
+            kind = type(error).__name__
+        found = self.model(features)["sentence_embedding"]  # raises what is the model's own error
+        logger.warning(
+            "The model does not compute attention as expected, or reads more than the vectors of "
+            "tokens (%s): batches are padded.",
+            kind,
+        )
+        self.unpadded = False
+        return found
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -153,6 +153,8 @@ class ModelReader:
         kinds = [encoding.type_ids for encoding in encodings if encoding.type_ids is not None]
         if kinds:
             features["token_type_ids"] = _padded(kinds, mask, self.tokenizer.pad_token_type_id)
+        if hasattr(self.module, "modality_config"):  # from sentence-transformers 6 on
+            features["modality"] = "text"
         if self.prompt:
             features["prompt_length"] = self.prompt_tokens
         return features

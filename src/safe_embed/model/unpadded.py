@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
+# Modules of sentence-transformers that read no more of a Transformer than the vectors of tokens and
+# the padded input. Behind any other, and behind a user's own, batches are padded.
+_READ_TOKENS = ("Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "WordWeights", "CNN")
+# What a Transformer is given in one row.
+_INPUT = frozenset({"input_ids", "token_type_ids", "position_ids"})
 
 
 class NotAskedError(RuntimeError):
-    """The model has computed attention without asking for it here: its chunks saw each other."""
+    """The model has computed attention without asking for it here, or gives more than tokens."""
 
 
 @dataclass(slots=True)
@@ -82,18 +87,44 @@ def is_supported(model: Any) -> bool:
     Returns:
         Yes for the architectures named above, as transformers itself runs them on a CPU.
     """
-    inner = getattr(model[0], "auto_model", None)
+    first, *others = model
+    inner = getattr(first, "auto_model", None)
     config: Any = getattr(inner, "config", None)
     return (
         getattr(config, "model_type", None) in _ARCHITECTURES
         and version("transformers").partition(".")[0] == _TRANSFORMERS
         and type(inner).__module__.startswith("transformers.models.")
         and getattr(config, "_attn_implementation", None) in {"sdpa", _NAME}
-        and not (config.output_hidden_states or getattr(config, "is_decoder", False))
+        and not getattr(config, "is_decoder", False)
         and model.device.type == "cpu"
         and model.tokenizer.padding_side == "right"
-        and not any(getattr(one, "_compiled_call_impl", None) for one in (model, model[0], inner))
+        and _gives_tokens(first)
+        and all(_is_upstream_s(one, _READ_TOKENS) for one in others)
+        and not any(getattr(one, "_compiled_call_impl", None) for one in (model, first, inner))
     )
+
+
+def _gives_tokens(first: Any) -> bool:
+    """Tell whether a Transformer gives a vector for each token, and nothing else but those."""
+    hooks = [
+        hook
+        for one in (first, first.auto_model)
+        for kind in ("_forward_pre_hooks", "_forward_hooks")  # torch shows them nowhere else
+        for hook in getattr(one, kind).values()
+    ]
+    return (
+        _is_upstream_s(first, ("Transformer",))
+        # sentence-transformers 6 calls it by other names for poolers, scores …; 5 knows one.
+        and getattr(first, "module_output_name", "token_embeddings") == "token_embeddings"
+        and not first.auto_model.config.output_hidden_states
+        and all(hook in (_flatten, _pad) for hook in hooks)
+    )
+
+
+def _is_upstream_s(module: Any, names: tuple[str, ...]) -> bool:
+    """Tell whether a module is of one of these classes, and not of a user's own below them."""
+    kind = type(module)
+    return kind.__name__ in names and kind.__module__.startswith("sentence_transformers.")
 
 
 def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +183,7 @@ def _prepare(first: Any) -> None:
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
     first.register_forward_pre_hook(_flatten)
-    first.register_forward_hook(_pad)
+    first.register_forward_hook(_pad, prepend=True)  # others see what is padded
 
 
 def _flatten(first: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -166,7 +197,7 @@ def _flatten(first: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     positions = _positions(first.auto_model, batch.features["input_ids"])
     tables = {**batch.features, "position_ids": positions}
     flat = {}
-    for name in {"input_ids", "token_type_ids", "position_ids"} & tables.keys():
+    for name in _INPUT & tables.keys():
         row = tables[name][batch.mask]
         flat[name] = torch.nn.functional.pad(row, (0, size - len(row)))[None]
     return flat, *args[1:]
@@ -177,9 +208,15 @@ def _pad(first: Any, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, 
     batch = _now.batch
     if batch is None:
         return given
+    # Whatever else it gives is of the one row, where a chunk has no place of its own.
+    others = given.keys() - _INPUT - {"token_embeddings"}
+    found = given.get("token_embeddings")
+    size = sum(count * length for count, length in batch.runs)
+    if others or found is None or found.shape[:-1] != (1, size):
+        raise NotAskedError
     if batch.asked != first.auto_model.config.num_hidden_layers:
         raise NotAskedError
-    tokens = given["token_embeddings"][0]
+    tokens = found[0]
     table = tokens.new_zeros((*batch.mask.shape, tokens.shape[-1]))
     table[batch.mask] = tokens[: int(batch.mask.sum())]
     return {**batch.features, "token_embeddings": table}
