@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import models
 from safe_embed import SafeEncoder
+from safe_embed.model.attributes import position_tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +28,7 @@ RESERVED = {
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text"), PADDING + 1),
     **dict.fromkeys(("longformer", "luke"), PADDING + 1),
     "mpnet": 2,  # whatever the id of padding is
-    **dict.fromkeys(("bert", "distilbert", "gpt2", "roformer", "deberta-v2"), 0),
+    **dict.fromkeys(("bert", "distilbert", "gpt2", "roformer"), 0),
 }
 
 
@@ -158,3 +160,13 @@ def test_positions_that_are_computed_bound_nothing(name: str) -> None:
         text = LONG[:200]
         assert POSITIONS < encoder.plan(text)[0].token_counts[0] <= 200
         np.testing.assert_allclose(encoder.encode(text), model.encode(text), atol=1e-5)
+
+
+def test_the_configuration_tells_where_modules_do_not() -> None:
+    """Of a model that another engine runs, such as ONNX, what transformers' configuration says counts."""
+
+    def positions(kind: str) -> int | None:
+        config = SimpleNamespace(model_type=kind, max_position_embeddings=514, pad_token_id=1)
+        return position_tokens([SimpleNamespace(auto_model=SimpleNamespace(config=config))])  # type: ignore[arg-type]
+
+    assert [512, 512, None] == [positions(kind) for kind in ("xlm-roberta", "mpnet", "bert")]

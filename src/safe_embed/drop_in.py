@@ -41,9 +41,10 @@ class DropIn:
         """Tokens that the model reads of one chunk, special tokens included; ``None`` for any.
 
         Can be set, as upstream. A chunk has at most this many tokens, and at most
-        ``max_chunk_tokens``.
+        ``max_chunk_tokens``. It is never more than the model has positions for: 512 of the 514 of a
+        RoBERTa, where upstream says 514 if nothing is stated.
         """
-        limit = self._model.max_seq_length
+        limit = self._session.limit_tokens
         return None if limit is None or math.isinf(limit) else int(limit)
 
     @max_seq_length.setter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,70 @@ _USER_SETTINGS = (
     "truncate_dim",
     "similarity_fn_name",
 )
+
+# Tables of positions, by their names in transformers' models.
+_POSITIONS = frozenset(
+    {"position_embeddings", "position_embedding", "embed_positions", "wpe", "positions_embed"}
+)
+_NO_TEXT = re.compile("vision|visual|image|audio")
+# Architectures that number tokens from the id of padding + 1 on, as fairseq does. Source:
+# transformers, the models with create_position_ids_from_input_ids.
+_RESERVING = frozenset(
+    {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert"),
+        *("mpnet", "longformer", "data2vec-text", "ibert", "luke", "lilt", "markuplm", "esm"),
+    }
+)
+
+
+def least(*limits: float | None) -> float | None:
+    """Choose the limit that counts.
+
+    Args:
+        *limits: Numbers of tokens, or ``None`` for each that does not exist.
+
+    Returns:
+        The least of them, or ``None`` if there is none.
+    """
+    return min((one for one in limits if one is not None), default=None)
+
+
+def position_tokens(model: SentenceTransformer) -> int | None:
+    """Count the tokens that a model has positions for; upstream takes all of them for granted.
+
+    Of the 514 positions of a RoBERTa, two come before the first token's.
+
+    Args:
+        model: Any SentenceTransformer.
+
+    Returns:
+        How many tokens; ``None`` where positions are computed for any, as rotary ones are, or
+        relative.
+    """
+    inner: Any = getattr(model[0], "auto_model", None)
+    config: Any = getattr(inner, "config", None)
+    reserves = getattr(config, "model_type", None) in _RESERVING
+    if not hasattr(inner, "named_modules"):  # none at all, or that of another engine, such as ONNX
+        return config.max_position_embeddings - config.pad_token_id - 1 if reserves else None
+    return min(
+        (
+            table.weight.shape[0] - _reserved(table, owner, config.pad_token_id if reserves else -1)
+            for path, owner in inner.named_modules()
+            for name, table in owner.named_children()
+            if name in _POSITIONS and hasattr(table, "weight") and not _NO_TEXT.search(path)
+        ),
+        default=None,
+    )
+
+
+def _reserved(table: Any, owner: Any, padding: int) -> int:
+    """Count the positions before that of the first token."""
+    if isinstance(found := getattr(table, "padding_idx", None), int):
+        return found + 1
+    if isinstance(offset := getattr(table, "offset", None), int):  # BART, OPT
+        return offset
+    ids = getattr(owner, "position_ids", None)  # from 2 on in Nystromformer
+    return max(padding + 1, 0 if ids is None or not len(ids) else int(ids.min()))
 
 
 def user_settings(model: SentenceTransformer) -> dict[str, Any]:

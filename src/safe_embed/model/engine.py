@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from safe_embed.memory.remedies import trim
 from safe_embed.model import unpadded
+from safe_embed.model.attributes import least, position_tokens
 from safe_embed.model.batching import needs_padding, work
 from safe_embed.model.inference import Inference, Task
 from safe_embed.model.tokenization import ModelReader
@@ -42,17 +43,21 @@ class Engine(Inference):
 
     Attributes:
         unpadded: Whether batches go through this model without padding, on a CPU.
+        positions: Tokens that the model has positions for; ``None`` for any number.
     """
 
     model: SentenceTransformer
     tokenizer: Any
     unpadded: bool = False
+    positions: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.positions = position_tokens(self.model)
 
     @property
     def limit_tokens(self) -> float | None:
-        """Tokens that the model reads of one chunk, as it says itself."""
-        found: float | None = self.model.max_seq_length
-        return found
+        """Tokens that the model reads of one chunk: as it says itself, or as it has positions."""
+        return least(self.model.max_seq_length, self.positions)
 
     @property
     def device_type(self) -> str:

@@ -169,6 +169,11 @@ class Fleet(Queue[Inference]):
         """Names of the type of the model's weights, and of its device."""
         return self.model.dtype_name, self.model.device_name
 
+    @property
+    def limit_tokens(self) -> float | None:
+        """Tokens that the model reads of one chunk; ``None`` for any number."""
+        return self.model.max_seq_length
+
     def set_limit(self, tokens: int) -> None:
         """Set how many tokens the model reads of one chunk.
 

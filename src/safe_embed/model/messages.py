@@ -101,6 +101,7 @@ class ModelFacts:
         load_bytes: Anonymous memory of the process with the model, before any work.
         canary: The vector of a fixed text, by which the model is known.
         unpadded: Whether batches go through it without padding.
+        positions: Tokens that it has positions for; ``None`` for any number.
     """
 
     limit_tokens: float | None
@@ -114,6 +115,7 @@ class ModelFacts:
     load_bytes: int
     canary: FloatArray = field(repr=False)
     unpadded: bool = False
+    positions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from safe_embed.errors import WorkerError
+from safe_embed.model.attributes import least
 from safe_embed.model.batching import needs_padding, work
 from safe_embed.model.inference import Inference, Settings, Task
 from safe_embed.model.loader import similarity_function
@@ -114,7 +115,8 @@ class RemoteModel:
     """
 
     def __init__(self, facts: ModelFacts) -> None:
-        self.max_seq_length = facts.limit_tokens
+        self._positions = facts.positions
+        self._limit = facts.limit_tokens
         self.device_name = facts.device
         self.dtype_name = facts.dtype
         self.prompts: dict[str, Any] = facts.settings["prompts"]
@@ -123,6 +125,15 @@ class RemoteModel:
         self._similarity = str(facts.settings["similarity_fn_name"])
         self._dimension = facts.dimension
         self._model_kwargs = facts.model_kwargs
+
+    @property
+    def max_seq_length(self) -> float | None:
+        """Tokens that the model reads of one chunk; may be set, but not above its positions."""
+        return least(self._limit, self._positions)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: float) -> None:
+        self._limit = value
 
     @property
     def device(self) -> Any:

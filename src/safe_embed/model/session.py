@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safe_embed._errors_foreign import deliverable
 from safe_embed.errors import WorkerError
 from safe_embed.memory.remedies import trim
+from safe_embed.model.attributes import least
 from safe_embed.model.engine import Engine
 from safe_embed.model.inference import Request, Settings
 from safe_embed.model.keeper import Keeper
@@ -118,6 +119,11 @@ class Session(Queue[Engine]):
         """Names of the type of the model's weights, and of its device."""
         model = self.model
         return str(model.dtype), str(model.device)
+
+    @property
+    def limit_tokens(self) -> float | None:
+        """Tokens that the model reads of one chunk; ``None`` for any number."""
+        return least(self.model.max_seq_length, self.keeper.engine.positions)
 
     def set_limit(self, tokens: int) -> None:
         """Set how many tokens the model reads of one chunk.

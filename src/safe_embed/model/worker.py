@@ -187,7 +187,7 @@ def _facts(keeper: Keeper) -> ModelFacts:
     model = keeper.engine.model
     kept = user_settings(model)
     return ModelFacts(
-        model.max_seq_length,
+        keeper.engine.limit_tokens,
         str(kept.pop("device")),
         str(kept.pop("dtype")),
         keeper.engine.unit_length,
@@ -198,6 +198,7 @@ def _facts(keeper: Keeper) -> ModelFacts:
         keeper.sample.held_bytes or 0,
         keeper.renewal.canary(),
         keeper.engine.unpadded,
+        keeper.engine.positions,
     )
 
 
