@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import statistics
 import struct
 import subprocess
@@ -14,12 +15,17 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 
+import models
+from safe_embed import SafeEncoder
 from safe_embed.errors import ConfigError
-from safe_embed.memory import limits, sampling
+from safe_embed.memory import limits, policies, sampling
 from safe_embed.memory.limits import Cgroups, Limit
 from safe_embed.memory.sampling import Sampler, take_sample
+from safe_embed.model.keeper import WARM_UP_CALLS
 
 MIB = 2**20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -279,6 +285,7 @@ def test_the_limit_with_the_least_room_counts() -> None:
     machine, group, parent = Limit(1000, 100), Limit(500, 100), Limit(900, 700)
     assert parent == limits.tightest(machine, None, group, parent)
     assert machine == limits.tightest(machine, None)
+    assert limits.tightest(None, None) is None
 
 
 def test_a_group_above_may_be_the_tightest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,8 +325,98 @@ def test_the_machine_bounds_a_process_that_nothing_else_bounds(
     monkeypatch.setattr(sampling, "find_cgroups", lambda *_: None)
     monkeypatch.setattr(sampling, "address_space_limit", lambda *_: None)
     sample = take_sample()
-    assert sampling.machine_limit().limit_bytes == sample.limit_bytes
+    machine = sampling.machine_limit()
+    assert machine is not None
+    assert machine.limit_bytes == sample.limit_bytes
     assert 0 < (sample.limit_used_bytes or 0) < (sample.limit_bytes or 0)
+
+
+def unbounded(monkeypatch: pytest.MonkeyPatch, proc: Path, own: Path | None = None) -> None:
+    """Let psutil find its files in *proc*, us in *own*, and nothing but the machine be a limit."""
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(proc))
+    monkeypatch.setattr(sampling, "find_cgroups", lambda *_: None)
+    monkeypatch.setattr(sampling, "address_space_limit", lambda *_: None)
+    if own is not None:
+        monkeypatch.setattr(sampling, "_PROC", own)
+
+
+@on_linux
+@pytest.mark.parametrize("meminfo", [None, "", "MemTotal: 7 kB\n", "no: figure\n", "\n"])
+def test_a_machine_that_does_not_tell_its_memory_has_no_limit(
+    meminfo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ProcSubset=pid there is no /proc/meminfo, and some sandboxes leave it bare: None, no error."""
+    (tmp_path / str(os.getpid())).symlink_to("/proc/self")
+    if meminfo is not None:
+        (tmp_path / "meminfo").write_text(meminfo)
+    unbounded(monkeypatch, tmp_path)
+    sample = take_sample()
+    assert sampling.machine_limit() is None
+    assert (None, None, None) == (sample.limit_bytes, sample.limit_used_bytes, sample.room_bytes)
+    assert (sample.held_bytes or 0) > MIB
+
+
+@on_linux
+def test_a_machine_that_does_not_tell_leaves_the_other_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control group's limit counts where the machine's memory is not known."""
+    unbounded(monkeypatch, tmp_path)
+    group = plant(tmp_path / "group", memory_max="1000000\n", memory_current="900000\n")
+    monkeypatch.setattr(sampling, "find_cgroups", lambda *_: Cgroups(2, (group,)))
+    sample = take_sample()
+    assert (1000000, 900000) == (sample.limit_bytes, sample.limit_used_bytes)
+
+
+@on_linux
+def test_without_proc_nothing_is_told_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a chroot without /proc every figure that comes from there is None."""
+    unbounded(monkeypatch, tmp_path, tmp_path / "self")
+    sample = take_sample()
+    names = ("rss_anon_bytes", "footprint_bytes", "held_bytes", "native_threads", "limit_bytes")
+    assert [None] * 5 == [getattr(sample, name) for name in names]
+    assert sampling.anonymous_bytes() is None
+
+
+@on_linux
+def test_what_can_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where status alone may not be read, RSS is the footprint, and threads are not known."""
+    own = tmp_path / str(os.getpid())
+    own.mkdir()
+    for name in ("stat", "statm"):
+        (own / name).symlink_to(f"/proc/self/{name}")
+    unbounded(monkeypatch, tmp_path, own)
+    sample = take_sample()
+    assert (sample.footprint_bytes or 0) > MIB
+    assert sample.native_threads is None
+
+
+@on_linux
+def test_an_encoder_works_where_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without /proc an encoder is made, embeds, reloads and tells what it knows, under any policy."""
+    path = models.saved("small", models.small_folder())
+    unbounded(monkeypatch, tmp_path, tmp_path / "self")
+    policy = policies.default_policy() | policies.MemoryAbove("1 MiB") | policies.EveryCalls(3)
+    with SafeEncoder(path, reload=policy) as encoder:
+        for _ in range(WARM_UP_CALLS + 2):
+            vector = encoder.encode("吾輩は猫である。")
+        encoder.reload()
+        np.testing.assert_allclose(encoder.encode("吾輩は猫である。"), vector, atol=1e-6)
+        stats = encoder.stats
+    assert stats.reloads > 1
+    assert stats.sample.held_bytes is None
+    assert {"remedy"} == {event.kind for event in stats.events}
+
+
+@pytest.mark.parametrize("used", ["", "max\n", "many"])
+def test_a_group_that_does_not_tell_its_use_is_no_limit(used: str, tmp_path: Path) -> None:
+    """A file of the kernel that holds no number is as one that is not there."""
+    plant(tmp_path, memory_max="1000\n", memory_current=used)
+    assert limits.read_cgroup(tmp_path, 2) is None
 
 
 @on_linux
