@@ -152,8 +152,8 @@ def read_cgroup(folder: Path, version: Literal[1, 2]) -> Limit | None:
     """
     files = _FILES[version]
     limit = parse_limit(read_file(folder / files.limit) or "")
-    used = read_file(folder / files.used)
-    if limit is None or used is None:
+    used = (read_file(folder / files.used) or "").strip()
+    if limit is None or not used.isdecimal():
         return None
     stat = parse_stat(read_file(folder / "memory.stat") or "")
     cache = sum(stat.get(name, 0) for name in files.reclaimable)
@@ -161,18 +161,17 @@ def read_cgroup(folder: Path, version: Literal[1, 2]) -> Limit | None:
     return Limit(limit, max(0, int(used) - cache))
 
 
-def tightest(first: Limit, *others: Limit | None) -> Limit:
+def tightest(*limits: Limit | None) -> Limit | None:
     """Choose the limit with the least room.
 
     Args:
-        first: A limit.
-        *others: More limits, or ``None`` for each that does not exist.
+        *limits: Limits, or ``None`` for each that does not exist, or that the system does not tell.
 
     Returns:
-        The one that is reached first.
+        The one that is reached first; ``None`` if there is none.
     """
-    there = [first, *(limit for limit in others if limit is not None)]
-    return min(there, key=lambda limit: limit.room_bytes)
+    there = [limit for limit in limits if limit is not None]
+    return min(there, key=lambda limit: limit.room_bytes, default=None)
 
 
 def fits(needed_bytes: int, room_bytes: int | None) -> bool:

@@ -139,13 +139,25 @@ def process_figures(status: dict[str, int], footprint_bytes: int | None) -> Figu
             "peak_bytes": status.get("VmHWM"),
             "native_threads": status.get("Threads"),
         }
-    process = psutil.Process()
-    info = process.memory_info()
+    info = _told(lambda: psutil.Process().memory_info())
+    rss, peak = getattr(info, "rss", None), getattr(info, "peak_wset", None)
     return {
-        "footprint_bytes": info.rss if footprint_bytes is None else footprint_bytes,
-        "peak_bytes": getattr(info, "peak_wset", None) if footprint_bytes is None else _max_rss(),
-        "native_threads": process.num_threads(),
+        "footprint_bytes": rss if footprint_bytes is None else footprint_bytes,
+        "peak_bytes": peak if footprint_bytes is None else _max_rss(),
+        "native_threads": _told(lambda: psutil.Process().num_threads()),
     }
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    """Ask psutil; give ``None`` where the system does not tell.
+
+    There may be no /proc, as in a chroot, or nothing in it but processes, as with systemd's
+    ProcSubset=pid, or one that lacks a line, as in sandboxes: to psutil, errors of many kinds.
+    """
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 see above
+        return None
 
 
 def _max_rss() -> int:
@@ -182,21 +194,21 @@ def device_figures(device: str | None) -> Figures:
     return {"device_used_bytes": used, "device_kept_bytes": kept, "device_free_bytes": free}
 
 
-def machine_limit() -> Limit:
+def machine_limit() -> Limit | None:
     """Read the memory of the machine.
 
     Returns:
-        All of it, and what is not available.
+        All of it, and what is not available; ``None`` where the system does not tell.
     """
-    memory = psutil.virtual_memory()
-    return Limit(memory.total, memory.total - memory.available)
+    memory = _told(psutil.virtual_memory)
+    return None if memory is None else Limit(memory.total, memory.total - memory.available)
 
 
-def _limit_reader() -> Callable[[], Limit]:
+def _limit_reader() -> Callable[[], Limit | None]:
     """Find the control groups once; their limits may change while the process runs."""
     groups = find_cgroups(read_file(_PROC / "cgroup") or "", read_file(_PROC / "mountinfo") or "")
 
-    def read() -> Limit:
+    def read() -> Limit | None:
         limits = [read_cgroup(one, groups.version) for one in groups.folders] if groups else []
         return tightest(machine_limit(), *limits)
 
@@ -274,7 +286,7 @@ class Sampler:
             **process_figures(status, self._footprint()),
             **heap,
             **device_figures(self._device),
-            **limit._asdict(),
+            **(limit._asdict() if limit else {}),
         )
         return self._last
 
