@@ -227,7 +227,7 @@ def test_the_demo_shows_texts_names_and_questions_as_they_are(run: Run, tmp_path
     assert not set("\x1b\x07\x9b") & set(done.out)
     assert "[bold]:smile:\\x1b[31m.txt" in done.out
     for trick in SHOWN:
-        assert 2 == done.out.count(trick), trick  # as a title and as a passage
+        assert 2 <= done.out.count(trick), trick  # as a title and as a passage
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +15,8 @@ import typer
 from rich.console import Console
 
 from safe_embed.errors import SafeEmbedError
+
+_STANDARD_INPUT = Path("-")
 
 app = typer.Typer(
     help="Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。",
@@ -43,17 +49,18 @@ def demo(
     from safe_embed.demo import QUESTIONS, read_documents, read_manual, run, sample_questions
 
     paths = [*(text or ()), *(more or ())]
-    documents = read_documents(paths) if paths else read_manual()
-    if not question:
-        question = sample_questions(documents) if paths else list(QUESTIONS)
-    run(documents, question, Console(highlight=False))
+    with _explained():
+        documents = read_documents(paths) if paths else read_manual()
+        if not question:
+            question = sample_questions(documents) if paths else list(QUESTIONS)
+        run(documents, question, _Console(highlight=False))
 
 
 @app.command()
 def split(
     file: Annotated[
-        typer.FileText, typer.Argument(help="A UTF-8 file; - for standard input.")
-    ] = sys.stdin,  # type: ignore[assignment]  # typer's own idiom
+        Path, typer.Argument(help="A UTF-8 file; - for standard input.", metavar="FILE")
+    ] = _STANDARD_INPUT,
     splitter: Annotated[
         Literal["punctuation", "morphemes"], typer.Option(help="Where a text may be cut.")
     ] = "punctuation",
@@ -65,24 +72,63 @@ def split(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a span.")] = False,
 ) -> None:
     """Show where a text would be cut. 文章がどこで切られるかを表示します."""
+    from safe_embed.demo import read_text
     from safe_embed.text.morphemes import MorphemeSplitter
     from safe_embed.text.punctuation import PunctuationSplitter
 
-    content = file.read()
-    chosen = MorphemeSplitter() if splitter == "morphemes" else PunctuationSplitter(level)
-    for start, end in chosen.split(content):
-        piece = content[start:end]
-        if as_json:
-            row = {"start": start, "end": end, "text": piece}
-            typer.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            typer.echo(f"{start}\t{end}\t{json.dumps(piece, ensure_ascii=False)[1:-1]}")
+    with _explained():
+        content = read_text(None if file == _STANDARD_INPUT else file)
+        chosen = MorphemeSplitter() if splitter == "morphemes" else PunctuationSplitter(level)
+        for start, end in chosen.split(content):
+            piece = content[start:end]
+            if as_json:
+                typer.echo(_json({"start": start, "end": end, "text": piece}))
+            else:
+                typer.echo(f"{start}\t{end}\t{_json(piece)[1:-1]}")
+
+
+class _Console(Console):
+    """Leaves it to the command what becomes of output that nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich would end the process for."""
+        raise BrokenPipeError
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Show an error that safe_embed explains, and no traceback; let a reader stop, as head does."""
+    from safe_embed.demo import shown
+
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except SafeEmbedError as error:
+        lines = map(shown, f"safe-embed: {error}".split("\n"))
+        typer.echo("\n".join(lines), err=True)
+        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        # What is left in the buffer would be written, and complained of, when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+
+
+def _json(value: object) -> str:
+    """Write JSON that a terminal can show, and standard output's encoding can hold."""
+    from safe_embed.demo import UNSHOWABLE
+
+    found = json.dumps(value, ensure_ascii=False)
+    found = UNSHOWABLE.sub(lambda one: f"\\u{ord(one[0]):04x}", found)
+    try:
+        found.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return found
 
 
 def main() -> None:
-    """Run the command; an error that safe_embed explains is shown without a traceback."""
-    try:
-        app()
-    except SafeEmbedError as error:
-        Console(stderr=True, highlight=False).print(f"safe-embed: {error}", markup=False)
-        raise SystemExit(2) from None
+    """Run the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot hold is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+    app()

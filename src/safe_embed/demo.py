@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from safe_embed.encoder import SafeEncoder
 from safe_embed.errors import InvalidTextError
@@ -37,6 +41,14 @@ QUESTIONS = (
     "Mac の GPU で動かすと太るのは何のせいでしょう",
 )
 
+# What steers a terminal (also by one byte, as U+009B), turns its lines around or ends them, and
+# halves of surrogate pairs, which no encoding can write.
+UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKS = (
+    *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+    *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -55,6 +67,79 @@ class Hit:
     score: float
 
 
+def shown(text: object) -> str:
+    r"""Write a text of the user's so that it can neither steer a terminal nor end a line.
+
+    >>> print(shown("\x1b[31m赤"))
+    \x1b[31m赤
+
+    Args:
+        text: Any text, or the path of a file.
+
+    Returns:
+        The text with control characters and the like escaped.
+    """
+    return UNSHOWABLE.sub(lambda one: one[0].encode("unicode_escape").decode(), str(text))
+
+
+def read_text(path: Path | None, index: int | None = None) -> str:
+    """Read a UTF-8 file, or standard input; a byte order mark is no part of the text.
+
+    Args:
+        path: The file; ``None`` for standard input.
+        index: Which of several files, for the error.
+
+    Returns:
+        Its text; all its lines end in a line feed.
+
+    Raises:
+        InvalidTextError: If it cannot be read, or is not UTF-8.
+    """
+    name, name_ja = ("standard input", "標準入力")
+    if path is not None:
+        name, name_ja = shown(path), f"{shown(path)} "
+    try:
+        data = _read_bytes(path)
+    except OSError as error:
+        msg = (
+            f"{name} cannot be read: {error.strerror}. Name a UTF-8 text file.\n"
+            f"{name_ja}を読めません。UTF-8 のテキストファイルを指定してください。"
+        )
+        raise InvalidTextError(msg, index) from error
+    body = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = len(data) - len(body) + error.start
+        how = f"iconv -f {_encoding(data)} -t UTF-8"
+        msg = (
+            f"{name} is not UTF-8 (byte {at}). Convert it: {how}.\n"
+            f"{name_ja}は UTF-8 ではありません。{how} などで変換してください。"
+        )
+        raise InvalidTextError(msg, index, at) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_bytes(path: Path | None) -> bytes:
+    if path is not None:
+        return path.read_bytes()
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer.read()
+
+
+def _encoding(data: bytes) -> str:
+    """Guess what else than UTF-8 a text may be in, as iconv names it."""
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    try:
+        data.decode("euc_jp")
+    except UnicodeDecodeError:  # as Shift_JIS nearly always does
+        return "CP932"
+    return "EUC-JP"
+
+
 def read_documents(paths: Sequence[Path]) -> list[Document]:
     """Read UTF-8 files.
 
@@ -69,19 +154,12 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     """
     documents: list[Document] = []
     for index, path in enumerate(paths):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            msg = f"{path} cannot be read: {error.strerror}. Name a UTF-8 text file."
-            raise InvalidTextError(msg, index) from error
-        except UnicodeDecodeError as error:
-            msg = (
-                f"{path} is not UTF-8 (byte {error.start}). Convert it: iconv -f CP932 -t UTF-8.\n"
-                f"{path} は UTF-8 ではありません。iconv などで変換してください。"
-            )
-            raise InvalidTextError(msg, index, error.start) from None
+        text = read_text(path, index)
         if not text.strip():
-            msg = f"{path} holds no text. Name a UTF-8 text file."
+            msg = (
+                f"{shown(path)} holds no text. Name a UTF-8 text file.\n"
+                f"{shown(path)} には文章がありません。UTF-8 のテキストファイルを指定してください。"
+            )
             raise InvalidTextError(msg, index)
         documents.append(Document(path.name, text))
     return documents
@@ -168,7 +246,8 @@ def run(documents: Sequence[Document], questions: Sequence[str], console: Consol
         scores = truncated @ vector
         console.print(_answer(question, hit, documents, plans, scores))
     tokens = sum(sum(one.token_counts) for one in indexed)
-    console.print(_summary(indexed, tokens / seconds, before, after), soft_wrap=True)
+    summary = _summary(indexed, tokens / seconds, before, after)
+    console.print(Text(summary), soft_wrap=True)
 
 
 def _truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:
@@ -193,17 +272,17 @@ def _answer(
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("safe_embed", f"{found.name} [{start}:{end}]  score {hit.score:.3f}")
-    table.add_row("", " ".join(found.text[start:end].split()))
-    table.add_row(
-        "truncated", f"{documents[other].name}  score {scores[other]:.3f}  (0:{seen} / {total} 字)"
-    )
+    # In a Text nothing is markup: what stands in texts, names and questions is shown as it is.
+    table.add_row("safe_embed", Text(f"{shown(found.name)} [{start}:{end}]  score {hit.score:.3f}"))
+    table.add_row("", Text(shown(" ".join(found.text[start:end].split()))))
+    name = shown(documents[other].name)
+    table.add_row("truncated", Text(f"{name}  score {scores[other]:.3f}  (0:{seen} / {total} 字)"))
     missed = other != hit.document or seen <= start
     note = (
         "この箇所は読まれていません / never read this passage" if missed else "ここまでは読めました"
     )
     table.add_row("", note)
-    return Panel(table, title=question, title_align="left")
+    return Panel(table, title=Text(shown(question)), title_align="left")
 
 
 def _summary(
