@@ -15,6 +15,12 @@ from safe_embed import offline
 from safe_embed._errors_foreign import called, listed
 from safe_embed.errors import ConfigError, ReloadError
 from safe_embed.model.bfloat16 import narrow
+from safe_embed.model.kinds import (
+    refuse_other_files,
+    refuse_other_kinds,
+    refuse_what_is_no_model,
+    refuse_what_needs_arguments,
+)
 from safe_embed.model.tokenization import check_module
 from safe_embed.model.upstream import kept, revision_of, uncycle
 
@@ -52,6 +58,7 @@ class ModelSource:
     dtype: Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
+        refuse_other_kinds(self.spec)
         if not (self.is_loaded or callable(self.spec) or isinstance(self.spec, str | os.PathLike)):
             msg = (
                 f"model is {type(self.spec).__name__}. Use a model name, a folder, 'offline', a "
@@ -60,6 +67,7 @@ class ModelSource:
                 "どれかを渡してください。"
             )
             raise ConfigError(msg)
+        self._check_source()
         if self.options and (self.is_loaded or callable(self.spec)):
             msg = (
                 f"{listed(self.options)} cannot be used: the model is not loaded "
@@ -75,10 +83,19 @@ class ModelSource:
             # A reload must find the folder again, wherever the process is by then.
             object.__setattr__(self, "spec", str(Path(self.spec).absolute()))
 
+    def _check_source(self) -> None:
+        """Refuse a loader that needs arguments, and files of another kind of model."""
+        if isinstance(self.spec, str | os.PathLike):
+            if self.spec != OFFLINE:
+                refuse_other_files(os.fspath(self.spec), self.options)
+        elif not self.is_loaded:
+            refuse_what_needs_arguments(self.spec)
+
     @property
     def is_loaded(self) -> bool:
         """Whether the user loaded the model: it may be shared, and cannot be loaded again."""
-        return hasattr(self.spec, "named_modules") and hasattr(self.spec, "encode")
+        is_model = hasattr(self.spec, "named_modules") and hasattr(self.spec, "encode")
+        return is_model and not isinstance(self.spec, type)
 
     def load(self, tokenizer: Any = None) -> SentenceTransformer:
         """Load the model.
@@ -104,9 +121,9 @@ class ModelSource:
             model = called("The loader", self.spec) if is_loader else self._load()
         from sentence_transformers import SentenceTransformer
 
+        refuse_other_kinds(model, loader=not self.is_loaded)  # in version 5 a SparseEncoder is one
         if not isinstance(model, SentenceTransformer):
-            msg = f"The loader gave {type(model).__name__}. It must give a SentenceTransformer."
-            raise ConfigError(msg)
+            refuse_what_is_no_model(model, loader=not self.is_loaded)
         check_module(model[0])
         if not self.is_loaded:
             uncycle(model)

@@ -242,7 +242,8 @@ def check_module(module: Any) -> None:
         module: The first module of the model.
 
     Raises:
-        ConfigError: If it is neither a text Transformer nor a StaticEmbedding.
+        ConfigError: If it is neither a text Transformer nor a StaticEmbedding, or its tokenizer
+            cannot pad.
     """
     tokenizer = getattr(module, "tokenizer", None)
     countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
@@ -254,6 +255,29 @@ def check_module(module: Any) -> None:
             "Use a model that begins with a text Transformer or a StaticEmbedding."
         )
         raise ConfigError(msg)
+    if hasattr(tokenizer, "model_input_names"):
+        _check_padding(tokenizer)
+
+
+def _check_padding(tokenizer: Any) -> None:
+    """Refuse a tokenizer that upstream could not make a batch with either."""
+    padding = getattr(tokenizer, "pad_token_id", None)
+    if padding is not None and padding >= 0:
+        return
+    kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
+    other = next((one for one in kinds if getattr(tokenizer, one, None)), None)
+    how = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
+    raise ConfigError(
+        f"The tokenizer, {type(tokenizer).__name__}, has no padding token, without which texts of "
+        "different lengths make no batch. Give it one where the model is loaded, in a loader:\n"
+        "def load():\n"
+        "    model = SentenceTransformer(...)\n"
+        f"    model.tokenizer.pad_token = model.{how}\n"
+        "    return model\n"
+        "encoder = SafeEncoder(load)\n"
+        "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
+        "上のように、モデルを読み込む関数の中で pad_token を設定してください。"
+    )
 
 
 def _set_truncation(backend: Any, limit: int | None) -> None:
