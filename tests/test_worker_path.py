@@ -18,6 +18,7 @@ import pytest
 
 import models
 import safe_embed
+from safe_embed.model.surroundings import Surroundings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 
@@ -162,37 +163,53 @@ NOTEBOOK = """
 import os, sys
 from pathlib import Path
 sys.path[1:1] = ["lib", Path("/x"), "."]
-from safe_embed import SafeEncoder
+from safe_embed import ReloadError, SafeEncoder
 import mine
-encoder = SafeEncoder(mine.load, reload=None, isolation="process")
-before = encoder.encode("雨")
-[pid] = [one.pid for one in encoder.stats.workers]
-os.chdir("../trap")
-encoder.reload("test")
-assert (before == encoder.encode("雨")).all()
-assert [pid] != [one.pid for one in encoder.stats.workers]
-os.environ["NOTES"] += "pool-"
-try:
-    encoder.start_multi_process_pool(["cpu"])
-except LookupError:
-    encoder.close()
+with SafeEncoder(mine.load, reload=None, isolation="process") as encoder:
+    assert (32,) == encoder.encode("雨").shape
+    os.chdir("../trap")
+    os.environ["NOTES"] += "later-"
+    try:
+        encoder.reload("test")
+    except ReloadError as error:
+        assert isinstance(error.__cause__, LookupError), error.__cause__
+    os.environ["NOTES"] += "pool-"
+    try:
+        encoder.start_multi_process_pool(["cpu"])
+    except LookupError:
+        pass
 """
 
 
 def test_a_notebook_finds_its_modules_after_a_change_of_directory(place: Path) -> None:
     """Relative entries mean what they meant when the encoder was made, each in its place."""
     models.small().save(str(place / "model"))
-    (place / "clean" / "mine.py").write_text(
-        "import os, looker, helper\ndef load():\n    looker.note('worker')\n"
-        "    if os.environ['NOTES'].endswith('pool-'):\n        raise LookupError\n"
-        f"    return helper.load({str(place / 'model')!r})\n"
-    )
+    (place / "clean" / "mine.py").write_text("from helper import load")
     (place / "clean" / "lib" / "helper.py").write_text(
-        "from sentence_transformers import SentenceTransformer\n"
-        "def load(folder):\n    return SentenceTransformer(folder, device='cpu')\n"
+        "import os, looker\ndef load():\n    looker.note('worker')\n"
+        "    if os.environ['NOTES'].endswith('-'):\n        raise LookupError('seen')\n"
+        "    from sentence_transformers import SentenceTransformer\n"
+        f"    return SentenceTransformer({str(place / 'model')!r}, device='cpu')\n"
     )
     plant(place, "trap", "mine", "helper", "looker")
     run(place, NOTEBOOK, by_stdin=True)
-    expected = [str(place / "clean"), str(place / "clean" / "lib"), f"{place}/clean/."]
-    for who in ("worker", "pool-worker"):
+    expected = [str(place / "clean"), str(place / "clean" / "lib"), str(place / "clean")]
+    for who in ("worker", "later-worker", "later-pool-worker"):
         assert expected == noted(place, who)["path"][:3]
+
+
+def test_a_mark_of_a_finder_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Editable installs put names on the path that only their own finder knows."""
+
+    def hook(entry: str) -> Any:
+        if entry != "__editable__.mark":
+            raise ImportError
+        return object()
+
+    monkeypatch.setattr(sys, "path_hooks", [hook, *sys.path_hooks])
+    monkeypatch.setattr(sys, "path", ["__editable__.mark", "app.pyz", "", "/x/../y", "../z"])
+    expected = ["__editable__.mark", "/a/app.pyz", "/a", "/x/../y", "/a/../z"]
+    assert expected == Surroundings(folder="/a").path()
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert ["__editable__.mark", "/x/../y"] == Surroundings().path()  # its folder is gone

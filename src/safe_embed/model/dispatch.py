@@ -295,7 +295,7 @@ class Dispatcher:
             below_need=self._below_need,
         )
         try:
-            worker = Handle(plan.environment, self._hear, self._hear_end)
+            worker = Handle(plan.surroundings, self._hear, self._hear_end)
         except (OSError, RuntimeError) as error:  # no memory, or no more of them allowed
             self._on_refusal(place, error)
             return

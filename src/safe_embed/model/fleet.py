@@ -18,6 +18,7 @@ from safe_embed.model.inference import Inference, Request, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.model.places import Plan
 from safe_embed.model.remote import RemoteModel
+from safe_embed.model.surroundings import Surroundings, working_directory
 from safe_embed.model.turns import CLOSED, Job, Queue, check_caller, check_pool
 from safe_embed.pooling import mean_pool
 from safe_embed.types import Hook, ReloadPolicy, Stats
@@ -40,6 +41,7 @@ class Fleet(Queue[Inference]):
         workers: How many processes.
         devices: Of the workers, in turn; ``None`` for the source's own.
         timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
+        opener: Whose pool this is; ``None`` for an encoder's own fleet.
 
     Raises:
         ConfigError: If something cannot be passed to another process.
@@ -56,6 +58,7 @@ class Fleet(Queue[Inference]):
         workers: int = 1,
         devices: Sequence[str] | None = None,
         timeout_seconds: float | None = None,
+        opener: Fleet | None = None,
     ) -> None:
         if sys.platform == "win32":
             raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
@@ -80,8 +83,12 @@ class Fleet(Queue[Inference]):
             places,
             threads,
             timeout_seconds,
-            # A worker that takes over draws no bars; those of a call are drawn here.
-            {"TQDM_DISABLE": "1"} | {name: os.environ.get(name, str(threads)) for name in names},
+            Surroundings(
+                # A worker that takes over draws no bars; those of a call are drawn here.
+                {"TQDM_DISABLE": "1"}
+                | {name: os.environ.get(name, str(threads)) for name in names},
+                working_directory() if opener is None else opener.folder,
+            ),
         )
         self._is_closed = False
         self._starting = threading.Lock()
@@ -153,6 +160,11 @@ class Fleet(Queue[Inference]):
             except Exception as error:
                 msg = "A worker process could not be replaced. See the error before this one."
                 raise ReloadError(msg) from error
+
+    @property
+    def folder(self) -> str | None:
+        """What relative entries of ``sys.path`` mean to the workers."""
+        return self._plan.surroundings.folder
 
     @property
     def model(self) -> RemoteModel:
@@ -229,6 +241,7 @@ class Fleet(Queue[Inference]):
             workers=len(devices),
             devices=devices,
             timeout_seconds=plan.timeout_seconds,
+            opener=self,
         )
         limit = self.model.max_seq_length
         if limit is not None and limit != pool.model.max_seq_length:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from safe_embed.errors import WorkerError
 from safe_embed.model.messages import ModelFacts, Refused, Result
+from safe_embed.model.surroundings import Surroundings
 from safe_embed.model.turns import Job, Piece
 from safe_embed.model.wire import UnreadableError, WireClosedError, begin_process
 from safe_embed.types import MemorySample
@@ -23,7 +24,7 @@ class Handle:
     """A worker process: what is said to it, what it is doing, and how it has ended.
 
     Args:
-        environment: Of the process, besides this one's.
+        surroundings: Of the process.
         said: Is called with every message of it, on a thread of its own.
         ended: Is called when the process is gone, likewise.
 
@@ -45,7 +46,7 @@ class Handle:
 
     def __init__(
         self,
-        environment: Mapping[str, str],
+        surroundings: Surroundings,
         said: Callable[[Handle, Any], None],
         ended: Callable[[Handle], None],
     ) -> None:
@@ -58,7 +59,7 @@ class Handle:
         self.is_leaving = False
         self.error: BaseException | None = None
         self._because = ""
-        self._process, self._wire = begin_process(environment)
+        self._process, self._wire = begin_process(surroundings)
         self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from safe_embed.errors import WorkerError
 from safe_embed.model.handle import UNKNOWN, Handle
 from safe_embed.model.inference import Settings
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.surroundings import Surroundings
 from safe_embed.types import MemorySample, Reason, ReloadPolicy
 
 
@@ -25,7 +26,7 @@ class Plan:
         devices: Of each place, in order; ``None`` for the source's own.
         threads: How many threads torch uses in a worker; ``None`` for its own choice.
         timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
-        environment: Of the processes, besides this one's.
+        surroundings: Of the processes.
     """
 
     source: ModelSource
@@ -34,7 +35,7 @@ class Plan:
     devices: Sequence[str | None]
     threads: int | None = None
     timeout_seconds: float | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
 
 @dataclass(slots=True, eq=False)

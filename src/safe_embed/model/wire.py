@@ -8,7 +8,6 @@ processes; nothing is unpickled from anywhere else.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import socket
@@ -16,8 +15,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from typing import Any
+
+from safe_embed.model.surroundings import Surroundings
 
 # Smaller buffers are cheaper inside the message.
 _OUT_OF_BAND_BYTES = 2**16
@@ -27,20 +27,26 @@ _SIZE = struct.Struct("<Q")
 _SEND_SECONDS = 60
 
 # No `multiprocessing`: its children import the caller's __main__ again, which a notebook or a
-# script without a guard does not survive. The folders that modules are found in come first.
+# script without a guard does not survive. The folders that modules are found in come before any
+# import: with -P, nothing is found in the working directory until then.
 _BOOT = """
-import json, signal, socket, sys
-from struct import unpack
+import sys
+first = int(sys.argv[2])
+sys.path[:] = sys.argv[first:]
+import os, signal, socket
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
+for variable in sys.argv[3:first]:
+    name, has_value, value = variable.partition("=")
+    os.environ.pop(name, None)
+    if has_value:
+        os.environ[name] = value
+del sys.argv[2:]
 pipe = socket.socket(fileno=int(sys.argv[1]))
 pipe.set_inheritable(False)
-head = pipe.recv(8, socket.MSG_WAITALL)
-if len(head) < 8:  # whoever began this process is gone already
-    sys.exit()
-sys.path[:] = json.loads(pipe.recv(*unpack("<Q", head), socket.MSG_WAITALL))
 from safe_embed.model.worker import main
 main(pipe)
 """
+_ARGUMENTS = 3  # of sys.argv above, before the variables
 
 
 class WireClosedError(Exception):
@@ -138,35 +144,35 @@ class Wire:
         return found
 
 
-def begin_process(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Wire]:
+def begin_process(surroundings: Surroundings) -> tuple[subprocess.Popen[bytes], Wire]:
     """Begin a worker process; it waits for what :func:`safe_embed.model.worker.main` is told first.
 
     Its standard output leads nowhere, as the caller's may carry a protocol; errors go to the
     caller's.
 
     Args:
-        environment: What to set besides this process's own environment.
+        surroundings: Where it finds modules, and what to set besides this process's environment.
 
     Returns:
         The process, and the wire to it.
     """
+    at_start, path = surroundings.at_start(), surroundings.path()
+    environment = dict(os.environ)
+    usual = [f"{name}={environment[name]}" if name in environment else name for name in at_start]
     ours, theirs = socket.socketpair()
     with theirs:
+        told = (str(theirs.fileno()), str(_ARGUMENTS + len(usual)), *usual, *path)
         process = subprocess.Popen(  # noqa: S603 this interpreter, with code from above
-            [sys.executable, *_interpreter_flags(), "-c", _BOOT, str(theirs.fileno())],
+            [sys.executable, *_interpreter_flags(), "-P", "-c", _BOOT, *told],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **environment},
+            env={**environment, **surroundings.variables, **at_start},
         )
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
-    wire = Wire(ours)
-    path = json.dumps(sys.path).encode()
-    with contextlib.suppress(OSError):  # a process that is gone already is found to be when read
-        ours.sendall(_SIZE.pack(len(path)) + path)
-    return process, wire
+    return process, Wire(ours)
 
 
 def _interpreter_flags() -> list[str]:
-    """Give the options that this interpreter runs with, such as -O and -X utf8."""
+    """Give the options that this interpreter runs with, such as -O, -I and -X utf8."""
     return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined] # noqa: SLF001
