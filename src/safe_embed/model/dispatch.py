@@ -21,15 +21,17 @@ from safe_embed.memory.limits import fits
 from safe_embed.memory.remedies import BelowNeed
 from safe_embed.memory.sampling import Sampler
 from safe_embed.model.calls import Calls
-from safe_embed.model.canary import is_same
+from safe_embed.model.canary import difference
 from safe_embed.model.handle import Handle
 from safe_embed.model.inference import Settings
+from safe_embed.model.loader import ModelSource
 from safe_embed.model.messages import (
     Begun,
     Change,
     Expect,
     Leave,
     Logged,
+    ModelFacts,
     Ready,
     Refused,
     Result,
@@ -97,6 +99,7 @@ class Dispatcher:
         self._last: Handle | None = None
         self._refusals = 0
         self._below_need: BelowNeed | None = None
+        self._has_changed = False
         self._is_closed = False
         self._broke: BaseException | None = None
         self._has_ended = False
@@ -240,6 +243,7 @@ class Dispatcher:
             job.fail(self._closed())
             return
         self._calls.add(job)
+        self._look_again()
 
     def _assign(self) -> None:
         """Let every flow go on that can, and give every free worker a task."""
@@ -282,8 +286,9 @@ class Dispatcher:
         place.retry_at = None
         if self._is_closed:
             return
-        plan = self._plan
-        source = plan.source if place.device is None else plan.source.on_device(place.device)
+        plan, source = self._plan, self._source(place)
+        if self._is_changed(place, source):
+            return
         start = Start(
             source,
             plan.settings,
@@ -305,6 +310,36 @@ class Dispatcher:
             worker.send(start)
         except BaseException as error:  # noqa: BLE001 of what could be pickled, and was changed
             worker.refuse(error)
+
+    def _look_again(self) -> None:
+        """Let nobody wait for the clock where files had changed: they may be back by now."""
+        if self._has_changed and not any(one.serving for one in self._places):
+            for place in self._places:
+                if place.retry_at is not None:
+                    self._begin(place)
+
+    @property
+    def _known(self) -> ModelFacts | None:
+        """The model that every worker must have."""
+        return self.inference.facts or self._plan.known
+
+    def _source(self, place: Place) -> ModelSource:
+        """Give what a worker is to load: what the first one has loaded, or nothing."""
+        source, known = self._plan.source, self._known
+        if known is not None:
+            source = source.held_to(known.identity)
+        return source if place.device is None else source.on_device(place.device)
+
+    def _is_changed(self, place: Place, source: ModelSource) -> bool:
+        """Look at the model's files before a process is begun, or ended, for them."""
+        try:
+            source.check_held()
+        except ReloadError as error:
+            self._has_changed = True
+            self._on_refusal(place, error)
+            return True
+        self._has_changed = False
+        return False
 
     def _hear(self, worker: Handle, message: Any) -> None:
         self.post(partial(self._on_message, worker, message))
@@ -334,11 +369,12 @@ class Dispatcher:
         logger.log(logged.level, "%s", logged.message)
 
     def _on_ready(self, worker: Handle, ready: Ready) -> None:
-        place, known = self._workers[worker], self.inference.facts
-        if known is not None and not is_same(known.canary, ready.facts.canary):
-            msg = "The model that was loaded gives other vectors than the one before."
-            worker.refuse(ReloadError(msg))
-            return
+        place, known, mine = self._workers[worker], self._known, self.inference.facts
+        if known is not None:
+            error = difference(known, ready.facts, in_one_fleet=known is mine)
+            if error is not None:
+                worker.refuse(error)
+                return
         self.inference.learn(ready.facts)
         self._refusals = 0
         worker.facts, worker.sample = ready.facts, ready.sample
@@ -402,6 +438,7 @@ class Dispatcher:
         recycling = self._recycling
         if recycling is not None and recycling.place is place:
             self._recycling = None
+            self._report_failure(recycling, error)
             recycling.end(error)
         if place.serving is not None:
             place.serving.send(Stay(error))
@@ -409,19 +446,29 @@ class Dispatcher:
         logger.warning("PROCESS: a worker could not be begun: %s", type(error).__name__)
         wait = min(_FIRST_RETRY_SECONDS * 2 ** min(self._refusals, 10), _LAST_RETRY_SECONDS)
         place.retry_at = time.monotonic() + wait
-        if self._refusals >= MOST_REFUSALS and not any(one.serving for one in self._places):
+        is_hopeless = self._refusals >= MOST_REFUSALS or isinstance(error, ReloadError)
+        if is_hopeless and not any(one.serving for one in self._places):
             self._fail_all(partial(none_begun, self._refusals, wait, error))
+
+    def _report_failure(self, recycling: Recycling, error: BaseException) -> None:
+        if not recycling.is_by_hand:
+            return  # the worker that asked for it tells
+        why, seconds = recycling.reason.text, time.monotonic() - recycling.since
+        logger.warning("PROCESS: failed (%s): %s", why, type(error).__name__)
+        held, name = recycling.before, type(error).__name__
+        self._tell(Event("failed", why, Rung.PROCESS, held, held, seconds, name))
 
     # One worker in the place of another
 
     def _reload(self, reason: str, futures: Sequence[Future[None]]) -> None:
         for place, future in zip(self._places, futures, strict=True):
             why = Reason(reason, rung=Rung.PROCESS)
-            recycling = Recycling(place, place.serving, why, future)
+            recycling = Recycling(place, place.serving, why, future, is_by_hand=True)
             if self._is_closed:
                 recycling.end(self._closed())
             else:
                 self._recyclings.append(recycling)
+        self._look_again()
 
     def _on_leave(self, worker: Handle, leave: Leave) -> None:
         """Let a worker be replaced that asked for it, unless it is to be already."""
@@ -446,6 +493,8 @@ class Dispatcher:
             if serving is None:
                 return  # another one is coming already
             recycling.before = serving.sample
+            if self._is_changed(place, self._source(place)):
+                continue  # the old one does not go for nothing
             if self._has_room(serving):
                 self._begin(place)
             else:

@@ -16,6 +16,7 @@ from safe_embed.errors import ConfigError, ReloadError, WorkerError
 from safe_embed.model.dispatch import Dispatcher
 from safe_embed.model.inference import Inference, Request, Settings
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.messages import ModelFacts
 from safe_embed.model.places import Plan
 from safe_embed.model.remote import RemoteModel
 from safe_embed.model.surroundings import Surroundings, working_directory
@@ -89,6 +90,7 @@ class Fleet(Queue[Inference]):
                 | {name: os.environ.get(name, str(threads)) for name in names},
                 working_directory() if opener is None else opener.folder,
             ),
+            None if opener is None else opener.facts,
         )
         self._is_closed = False
         self._starting = threading.Lock()
@@ -160,6 +162,11 @@ class Fleet(Queue[Inference]):
             except Exception as error:
                 msg = "A worker process could not be replaced. See the error before this one."
                 raise ReloadError(msg) from error
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What is known of the model."""
+        return self._ready.inference.facts
 
     @property
     def folder(self) -> str | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safe_embed import offline
 from safe_embed._errors_foreign import called, listed
-from safe_embed.errors import ConfigError, ReloadError
+from safe_embed.errors import ConfigError
 from safe_embed.model.bfloat16 import narrow
+from safe_embed.model.files import Fingerprint, Identity, files_changed, mark_of, marks_below
 from safe_embed.model.kinds import (
     refuse_other_files,
     refuse_other_kinds,
@@ -22,7 +23,7 @@ from safe_embed.model.kinds import (
     refuse_what_needs_arguments,
 )
 from safe_embed.model.tokenization import check_module
-from safe_embed.model.upstream import kept, revision_of, uncycle
+from safe_embed.model.upstream import is_commit, kept, snapshot_of, uncycle
 
 if TYPE_CHECKING:
     from sentence_transformers import (
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 OFFLINE = "offline"
 _LOADING_POLL_SECONDS = 0.001
-Fingerprint = tuple[tuple[str, int, int], ...]
 # One load at a time. transformers 4 changes torch while it loads: of two loads at once, and in all
 # later ones, weights stay empty (29 of 40 at once failed on 4.57). By process, so that a fork
 # inherits no lock that is held. A user's own loader is not locked: it may make an encoder itself.
@@ -48,6 +48,8 @@ class ModelSource:
         options: Arguments for ``SentenceTransformer``, where it is loaded here by name.
         dtype: ``"auto"`` turns the model to bfloat16 where that is faster and gives the same
             vectors; ``None`` leaves it as it is loaded.
+        files: What the model's files must look like whenever it is loaded; ``None`` before the
+            first time, see :meth:`held`.
 
     Raises:
         ConfigError: If *spec* is nothing that gives a model, or options cannot be used.
@@ -56,6 +58,7 @@ class ModelSource:
     spec: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     dtype: Literal["auto"] | None = None
+    files: Fingerprint | None = None
 
     def __post_init__(self) -> None:
         refuse_other_kinds(self.spec)
@@ -79,7 +82,8 @@ class ModelSource:
                 "dtype='auto' cannot be used: the model was loaded elsewhere, and others may use "
                 "it. Pass a name, a folder or a loader, or call model.to(torch.bfloat16) yourself."
             )
-        if isinstance(self.spec, str | os.PathLike) and Path(self.spec).is_dir():
+        is_new = self.files is None and isinstance(self.spec, str | os.PathLike)
+        if is_new and Path(self.spec).is_dir():
             # A reload must find the folder again, wherever the process is by then.
             object.__setattr__(self, "spec", str(Path(self.spec).absolute()))
 
@@ -109,11 +113,19 @@ class ModelSource:
 
         Raises:
             ConfigError: If an option is unknown, or what was loaded cannot be used here.
+            ReloadError: If its files are not those that it is held to, or change meanwhile.
         """
-        model = self._fresh(tokenizer)
-        if self.dtype == "auto" and not narrow(model):
-            model = self._fresh(model.tokenizer)
-        return model
+        while True:
+            before = self._snapshot()
+            try:
+                model = self._fresh(tokenizer)
+                if self.dtype == "auto" and not narrow(model):
+                    model = self._fresh(model.tokenizer)
+            finally:  # half a file is no model, whatever error that gives
+                self.check_held()
+            if before in {None, self._snapshot()}:
+                return model
+            del model  # of two revisions, perhaps: another one was published meanwhile
 
     def _fresh(self, tokenizer: Any) -> SentenceTransformer:
         with kept(tokenizer):
@@ -164,13 +176,11 @@ class ModelSource:
             A source of the same revision, if the model came from a hub. It asks no more which
             dtype will do: that goes over to a new model as all :func:`user_settings` do.
         """
-        source = replace(self, dtype=None)
-        if self.is_loaded or callable(self.spec) or self.options.get("revision") is not None:
+        source, snapshot = replace(self, dtype=None), self._snapshot(model)
+        if snapshot is None:
             return source
-        revision = revision_of(model, self.options.get("cache_folder"))
-        if revision is None:
-            return source
-        return replace(source, options={**self.options, "revision": revision})
+        source = replace(source, options={**self.options, "revision": snapshot.name})
+        return replace(source, files=self.files or source.fingerprint())
 
     def on_device(self, device: str) -> ModelSource:
         """Load onto another device.
@@ -189,16 +199,46 @@ class ModelSource:
         """Note what the model's files look like, to see whether another model lies there later.
 
         Returns:
-            Name, size and time of each file of a folder; nothing for a hub name, whose snapshots
-            do not change and are :meth:`pinned`, or for a loader.
+            Name, size and time of each file of a folder, or of a hub's snapshot; nothing for a name
+            that is not :meth:`pinned`, or for a loader.
         """
         if self.is_loaded or callable(self.spec):
             return ()
         spec = os.fspath(self.spec)
-        folder = offline.model_path() if spec == OFFLINE else Path(spec)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        found = ((path, path.stat()) for path in files)
-        return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
+        folder: Path | None = offline.model_path() if spec == OFFLINE else Path(spec)
+        if self._is_hub:
+            folder = self._snapshot() if is_commit(self.options.get("revision")) else None
+        return () if folder is None else marks_below(folder)
+
+    def held(self) -> ModelSource:
+        """Take note of the model's files, before it is loaded for the first time.
+
+        Returns:
+            A source that loads this model and no other, whatever lies there later.
+        """
+        return self if self.files is not None else replace(self, files=self.fingerprint())
+
+    @property
+    def identity(self) -> Identity:
+        """What later loads, in other processes, are held to."""
+        return Identity(self.options.get("revision"), self.files or ())
+
+    def held_to(self, identity: Identity) -> ModelSource:
+        """Load what another process has loaded, or nothing.
+
+        Args:
+            identity: Of the model there.
+
+        Returns:
+            A source that does.
+        """
+        revision = {} if identity.revision is None else {"revision": identity.revision}
+        return replace(self, options={**self.options, **revision}, files=identity.files)
+
+    def check_held(self) -> None:
+        """Refuse to load a model whose files are not what it is held to, if it is to any."""
+        if self.files is not None:
+            self.check_unchanged(self.files)
 
     def check_unchanged(self, before: Fingerprint) -> None:
         """Refuse to load a model whose files are not what they were.
@@ -208,13 +248,28 @@ class ModelSource:
 
         Raises:
             ReloadError: If files are gone or changed. New ones may lie beside them; should they
-                change the model, its vectors tell.
+                change the model, its vectors tell. A hub has what is gone.
         """
-        if not set(before) <= set(self.fingerprint()):
-            raise ReloadError(
-                "The files of the model have changed since it was loaded. Make a new SafeEncoder "
-                "for another model: vectors of two models must not be mixed."
-            )
+        if self._is_hub and Path(self.spec).is_dir():  # sentence-transformers would load that
+            raise files_changed([str(Path(self.spec).absolute())])
+        missing = {None} if self._is_hub else set()
+        changed = [mark[0] for mark in before if mark_of(Path(mark[0])) not in {mark} | missing]
+        if changed:
+            raise files_changed(changed)
+
+    @property
+    def _is_hub(self) -> bool:
+        """Whether it is a name on a hub: folders are absolute."""
+        if self.is_loaded or callable(self.spec):
+            return False
+        return os.fspath(self.spec) != OFFLINE and not Path(self.spec).is_absolute()
+
+    def _snapshot(self, model: Any = None) -> Path | None:
+        """Find what a name on a hub means now, here."""
+        if not self._is_hub:
+            return None
+        revision, cache = self.options.get("revision"), self.options.get("cache_folder")
+        return snapshot_of(os.fspath(self.spec), revision, cache, model)
 
     def _check_options(self, kind: type) -> None:
         known = inspect.signature(kind).parameters

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safe_embed.memory.remedies import BelowNeed
+from safe_embed.model.files import Identity
 from safe_embed.model.inference import Done, Settings
 from safe_embed.model.loader import ModelSource
 from safe_embed.types import Event, FloatArray, MemorySample, Reason, ReloadPolicy
@@ -102,6 +103,7 @@ class ModelFacts:
         canary: The vector of a fixed text, by which the model is known.
         unpadded: Whether batches go through it without padding.
         positions: Tokens that it has positions for; ``None`` for any number.
+        identity: What its files are known by.
     """
 
     limit_tokens: float | None
@@ -116,6 +118,7 @@ class ModelFacts:
     canary: FloatArray = field(repr=False)
     unpadded: bool = False
     positions: int | None = None
+    identity: Identity = field(default_factory=Identity)
 
 
 @dataclass(frozen=True, slots=True)

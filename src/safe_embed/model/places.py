@@ -11,6 +11,7 @@ from safe_embed.errors import WorkerError
 from safe_embed.model.handle import UNKNOWN, Handle
 from safe_embed.model.inference import Settings
 from safe_embed.model.loader import ModelSource
+from safe_embed.model.messages import ModelFacts
 from safe_embed.model.surroundings import Surroundings
 from safe_embed.types import MemorySample, Reason, ReloadPolicy
 
@@ -27,6 +28,7 @@ class Plan:
         threads: How many threads torch uses in a worker; ``None`` for its own choice.
         timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
         surroundings: Of the processes.
+        known: The model that they must have, where another fleet has loaded it before.
     """
 
     source: ModelSource
@@ -36,6 +38,7 @@ class Plan:
     threads: int | None = None
     timeout_seconds: float | None = None
     surroundings: Surroundings = field(default_factory=Surroundings)
+    known: ModelFacts | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +53,7 @@ class Recycling:
         before: What the process held when its turn came.
         since: When that was.
         is_drained: Whether there was no room for two, so that it had to go first.
+        is_by_hand: Whether a caller asked for it; else a worker did, which tells what came of it.
     """
 
     place: Place
@@ -59,6 +63,7 @@ class Recycling:
     before: MemorySample = UNKNOWN
     since: float = 0.0
     is_drained: bool = False
+    is_by_hand: bool = False
 
     def end(self, error: BaseException | None = None) -> None:
         """Tell who waits for the new worker."""
@@ -97,9 +102,10 @@ def none_begun(times: int, wait_seconds: float, error: BaseException) -> WorkerE
     Returns:
         The error, for one caller.
     """
+    tried = f", {times} times in a row" if times > 1 else ""
     failed = WorkerError(
-        f"No worker process could be begun, {times} times in a row; it is tried again in "
-        f"{wait_seconds:.0f} s. The last error: {type(error).__name__}: {error}\n"
+        f"No worker process could be begun{tried}; it is tried again in {wait_seconds:.0f} s. "
+        f"The last error: {type(error).__name__}: {error}\n"
         "ワーカープロセスを起動できません。上のエラーを確認してください。"
     )
     failed.__cause__ = error

@@ -24,6 +24,7 @@ from safe_embed.model.attributes import (
 )
 from safe_embed.model.canary import CANARY, is_same
 from safe_embed.model.engine import Engine
+from safe_embed.model.files import Identity
 from safe_embed.model.loader import Loading, ModelSource
 from safe_embed.pooling import normalize
 from safe_embed.types import FloatArray, MemorySample
@@ -64,7 +65,7 @@ class Renewal:
         self._measure = measure
         self._trim = trim
         self._load_bytes = load_bytes
-        self._fingerprint = source.fingerprint()
+        self._fingerprint = source.fingerprint() if source.files is None else source.files
         self._lost: _Look | None = None
         self._retry_at = 0.0
 
@@ -72,6 +73,11 @@ class Renewal:
     def can_load(self) -> bool:
         """Whether the model can be loaded here at all."""
         return not self._source.is_loaded
+
+    @property
+    def identity(self) -> Identity:
+        """What the files of the model are known by."""
+        return self._source.identity
 
     @property
     def is_lost(self) -> bool:

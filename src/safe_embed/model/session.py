@@ -67,7 +67,7 @@ class Session(Queue[Engine]):
         # The thread knows the line, not the session: an encoder that is dropped ends its thread.
         self._thread = threading.Thread(
             target=_serve,
-            args=(self._line, loaded, lambda: Keeper(source, settings, policy, hooks)),
+            args=(self._line, loaded, lambda: Keeper(source.held(), settings, policy, hooks)),
             name="safe_embed",
             daemon=True,
         )

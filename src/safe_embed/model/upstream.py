@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +68,44 @@ def _substitute(*, undo: bool = False) -> None:
     entry.from_pretrained = classmethod(from_pretrained)
 
 
-def revision_of(model: Any, folder: str | os.PathLike[str] | None) -> str | None:
-    """Find which snapshot in the cache of the hub a model was just loaded from.
+def snapshot_of(
+    name: str, revision: str | None, folder: str | os.PathLike[str] | None, model: Any = None
+) -> Path | None:
+    """Find the snapshot in the cache of the hub that a model is loaded from.
 
     Args:
-        model: Any SentenceTransformer.
+        name: Of the model, as users write it.
+        revision: A branch, a tag or a commit; ``None`` for the usual branch.
         folder: The cache, where it is not the usual one.
+        model: What was just loaded by that name, if it was: it knows its whole name.
 
     Returns:
-        The snapshot's revision; ``None`` for what came from elsewhere.
+        The snapshot's folder, named by its commit; ``None`` if there is none.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    name = getattr(config, "_name_or_path", "")  # sentence-transformers completes short names
-    if name.count("/") != 1 or Path(name).exists():
-        return None
     cache = folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    found = try_to_load_from_cache(name, "config.json", cache and os.fspath(cache))
-    return Path(found).parent.name if isinstance(found, str) else None
+    names = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    config = getattr(getattr(next(iter(model or ()), None), "auto_model", None), "config", None)
+    names.sort(key=lambda one: one != getattr(config, "_name_or_path", None))
+    for repository, file in product(names, ("modules.json", "config.json")):
+        with suppress(ValueError):  # it can be no name on a hub
+            found = try_to_load_from_cache(repository, file, cache and os.fspath(cache), revision)
+            if isinstance(found, str):
+                return Path(found).parent
+    return None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Tell whether a revision always means the same snapshot.
+
+    Args:
+        revision: As users write it.
+
+    Returns:
+        Whether it is the whole name of a commit.
+    """
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 def uncycle(model: Any) -> None:

@@ -103,7 +103,7 @@ def _load(start: Start, wire: Wire) -> Keeper:
     def leave(reason: Reason) -> None:
         wire.send(Leave(reason))
 
-    keeper = Keeper(start.source, start.settings, start.policy, [tell], leave)
+    keeper = Keeper(start.source.held(), start.settings, start.policy, [tell], leave)
     if start.below_need is not None:
         keeper.expect_miss(start.below_need)
     if start.threads is not None:
@@ -199,6 +199,7 @@ def _facts(keeper: Keeper) -> ModelFacts:
         keeper.renewal.canary(),
         keeper.engine.unpadded,
         keeper.engine.positions,
+        keeper.renewal.identity,
     )
 
 
