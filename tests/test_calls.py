@@ -122,7 +122,7 @@ def test_each_caller_gets_an_error_of_its_own() -> None:
 
 
 ENDINGS = [StopIteration(7), StopAsyncIteration(), GeneratorExit(), asyncio.CancelledError()]
-ENDINGS += [CancelledError(), MyExit()]
+ENDINGS += [CancelledError()]
 
 
 def raising(error: BaseException) -> Any:
@@ -147,7 +147,9 @@ def test_what_would_end_the_caller_is_told_as_an_error(error: BaseException) -> 
     assert calls.next() is None
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("theirs")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), MyExit(), ValueError("theirs")]
+)
 def test_what_ends_the_program_or_is_an_error_comes_as_it_is(error: BaseException) -> None:
     """Whoever called decides what becomes of it."""
     calls, [job] = calls_with([1])

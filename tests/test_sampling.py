@@ -25,7 +25,7 @@ from safe_embed.errors import ConfigError
 from safe_embed.memory import limits, policies, sampling
 from safe_embed.memory.limits import Cgroups, Limit
 from safe_embed.memory.sampling import Sampler, take_sample
-from safe_embed.model.keeper import WARM_UP_CALLS
+from safe_embed.model.usage import WARM_UP_CALLS
 
 MIB = 2**20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

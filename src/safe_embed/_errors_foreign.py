@@ -125,10 +125,12 @@ def deliverable(error: BaseException) -> BaseException:
         error: What code that was called has raised.
 
     Returns:
-        The exception itself if it is an error, or ends the program: that is for the caller to
-        decide. Else an error that is raised from it.
+        The exception itself, unless it would end a loop or a generator of the caller's, or cancel
+        its task: then an error that is raised from it. What ends the program, or a test, is for the
+        caller to decide.
     """
-    if _is_error(error) or isinstance(error, KeyboardInterrupt | SystemExit):
+    is_cancelled = any(kind.__name__ == "CancelledError" for kind in type(error).__mro__)
+    if not (is_cancelled or is_stop(error) or isinstance(error, GeneratorExit)):
         return error
     found = WorkerError(told("Code of the model, or that it calls,", error))
     found.__cause__ = error
