@@ -56,8 +56,8 @@ def upstream(offline_model_path: Path) -> SentenceTransformer:
 
 @pytest.fixture(scope="module")
 def encoder(upstream: SentenceTransformer) -> Iterator[SafeEncoder]:
-    """The same model in a SafeEncoder."""
-    with SafeEncoder(upstream) as found:
+    """The same model in a SafeEncoder, which writes nothing about memory into the log of a test."""
+    with SafeEncoder(upstream, reload=None) as found:
         yield found
 
 
