@@ -133,7 +133,7 @@ class Thoughtful:
         time.sleep(self.seconds)
 
 
-# What ends or cancels whoever calls, where it is let out; by name, so that a text can ask for it.
+# Exceptions that would end or cancel the caller; by name, so that a text can name the one to raise.
 ENDINGS: dict[str, type[BaseException]] = {
     "StopIteration": StopIteration,
     "StopAsyncIteration": StopAsyncIteration,

@@ -408,7 +408,7 @@ def test_what_gives_no_spans_at_all_is_refused(given: object) -> None:
 
 @pytest.mark.parametrize("given", [None, 5, print])
 def test_a_function_that_gives_nothing_to_go_through(given: object) -> None:
-    """A function that forgets to return is told so."""
+    """A function that returns None is refused, with a message that says so."""
     with pytest.raises(ConfigError, match=r"splitter function gave (NoneType|int|builtin)"):
         FunctionSplitter(lambda _: given).split(SECRET)  # type: ignore[arg-type, return-value]
 

@@ -100,7 +100,7 @@ def test_a_stated_limit_counts_where_it_is_less(name: str) -> None:
 
 
 def test_a_limit_that_is_set_later_is_bounded_too() -> None:
-    """An encoder that is told to read more than there are positions for reads what there are."""
+    """A limit that is set above the number of positions leaves the number of positions as the limit."""
     model = load(saved("roberta"))
     limit = POSITIONS - RESERVED["roberta"]
     with SafeEncoder(model) as encoder:

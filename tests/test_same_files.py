@@ -255,7 +255,7 @@ class FakeHandle:
         self._workers, self._said, self._ended = workers, said, ended
 
     def send(self, message: Any) -> None:
-        """Load a model, if that is what it is told."""
+        """Load a model if the first message asks for one."""
         if isinstance(message, Start):
             self._said(self, self._workers.load(message.source))
 

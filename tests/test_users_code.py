@@ -51,7 +51,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["none", APART])
 def encoder(saved: Path, request: pytest.FixtureRequest) -> Iterator[SafeEncoder]:
-    """One whose splitter raises what a text says, its pooling what it is told to, its policy ever."""
+    """An encoder whose splitter raises what a text names, its pooling what POOLING holds, its policy always."""
     with SafeEncoder(
         partial(process_models.plain, str(saved)),
         splitter=process_models.Ending(),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
-# From this share of a limit on it is near: no remedy waits any more.
+# From this share of a limit on, a policy that may take every rung has no cool-down.
 _NEAR_LIMIT = 0.8
 
 

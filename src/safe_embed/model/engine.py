@@ -216,8 +216,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _truncated(reader: ModelReader, text: str, budget: int, *, want_spans: bool) -> ChunkedInput:
     encoding, is_long = reader.truncate(text, budget)
     kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
-    # Reading stops where upstream stops, inside a cluster too; whether it does so is told by what
-    # stands before and by the next character.
+    # Upstream may stop inside a cluster. Whether it does follows from the text up to there and the
+    # next character: the rest of a long text need not be read.
     ends = [kept] if 0 < kept < len(text) else []
     inside = set(ends).difference(between_clusters(text[: kept + 1], ends))
     return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long, tuple(inside))

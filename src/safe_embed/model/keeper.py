@@ -258,14 +258,17 @@ class Keeper:
             return None
         usage = self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
         self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
-        reason = called("The policy", self._policy.reason, usage) or self._early_reason(usage)
+        reason = called("The policy", self._policy.reason, usage)
+        # What is only forecast says nothing of what the process needs.
+        is_below_need = reason is not None and self._is_below_need(reason, usage)
+        reason = reason or self._early_reason(usage)
         if reason is not None and reason.rung == Rung.MODEL and self._ask is not None:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
         self._climbs_for = reason
         if reason is None:
             return None
-        if self._is_below_need(reason, usage):
+        if is_below_need:
             return self._report_below_need(reason, usage.sample)
         return self._ladder.climb(reason, usage.sample)
 
