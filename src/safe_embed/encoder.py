@@ -6,32 +6,33 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from safe_embed._errors_foreign import shown
-from safe_embed.drop_in import DropIn
+from safe_embed.backends.calls import wait_for
+from safe_embed.backends.interface import Backend
+from safe_embed.backends.process.worker_pool import WorkerPool
+from safe_embed.backends.thread import ThreadBackend
+from safe_embed.compat import DropIn
 from safe_embed.errors import ConfigError, WorkerError
-from safe_embed.inputs import (
-    accept_sentences,
-    check_choice,
-    check_device,
-    check_positive,
-    check_processes,
-    check_texts,
-    portions,
+from safe_embed.inference.request import (
+    Call,
+    Embed,
+    EmbedChunks,
+    EmbedRaw,
+    OnLong,
+    PlanTexts,
+    Pool,
+    Request,
 )
-from safe_embed.memory.joints import printed
-from safe_embed.memory.policies import default_policy, names_model, resolve_policy
-from safe_embed.model.fleet import Fleet
-from safe_embed.model.inference import Inference, OnLong, Request, Settings
-from safe_embed.model.loader import ModelSource
-from safe_embed.model.session import Session
-from safe_embed.model.turns import wait_for
+from safe_embed.inputs import check_choice, check_device, check_positive, check_texts
+from safe_embed.options import EncodeOptions, EncoderOptions, takes
+from safe_embed.options import encode as encode_arguments
 from safe_embed.pooling import (
     Pooling,
     PoolingFunction,
@@ -40,16 +41,15 @@ from safe_embed.pooling import (
     check_ranges,
     finish,
     quantize,
-    resolve_pooling,
 )
-from safe_embed.text.chunking import Chunker, Mode
-from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
+from safe_embed.streaming import check_stream, stream_vectors
+from safe_embed.supervision.conditions import Conditions
+from safe_embed.text.chunking import Mode
+from safe_embed.text.splitters import SplitterLike
 from safe_embed.types import ChunkedText, FloatArray, Hook, ReloadPolicy, TextPlan
 
 if TYPE_CHECKING:
     import os
-
-    import torch
 
     from safe_embed.model.loader import SentenceTransformer
 
@@ -106,6 +106,9 @@ class SafeEncoder(DropIn):
         ReloadError: If the model's files change while it is loaded.
     """
 
+    # What supervisor and backend take as given; a subclass may exchange it, in a test.
+    conditions: ClassVar[Conditions] = Conditions()
+
     def __init__(
         self,
         model: str | os.PathLike[str] | Callable[[], SentenceTransformer] | SentenceTransformer,
@@ -126,49 +129,8 @@ class SafeEncoder(DropIn):
         dtype: Literal["auto"] | None = None,
         **sentence_transformer_options: Any,
     ) -> None:
-        check_choice("on_long", on_long, get_args(OnLong))
-        check_choice("chunks", chunks, get_args(Mode))
-        check_choice("dtype", dtype, ("auto", None))
-        check_choice("isolation", isolation, ("none", "process"))
-        check_positive("workers", workers)
-        check_processes(isolation, workers, devices, timeout_seconds)
-        check_device("device", sentence_transformer_options.get("device"))
-        check_positive("max_chunk_tokens", max_chunk_tokens)
-        check_positive("max_batch_tokens", max_batch_tokens)
-        if on_long == "truncate" and chunks == "spans":
-            msg = (
-                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
-            )
-            raise ConfigError(msg)
-        settings = Settings(
-            Chunker(ladder(resolve_splitter(splitter)), chunks),
-            resolve_pooling(pooling),
-            max_chunk_tokens,
-            on_long,
-            max_batch_tokens,
-            few_shapes,
-        )
-        source = ModelSource(model, sentence_transformer_options, dtype)
-        policy = default_policy() if reload == "default" else resolve_policy(reload)
-        if source.is_loaded and names_model(policy):
-            raise ConfigError(
-                f"reload={printed(policy)} asks for a new model, but the model was loaded "
-                "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, or "
-                "another policy."
-            )
-        self._session: Session | Fleet
-        if isolation == "none":
-            self._session = Session(source, settings, policy, tuple(hooks))
-        else:
-            self._session = Fleet(
-                source,
-                settings,
-                policy,
-                tuple(hooks),
-                workers=workers,
-                devices=devices,
-                timeout_seconds=timeout_seconds,
-            )
+        options = EncoderOptions.of(locals())  # by the names above
+        self.backend = _start(options, self.conditions)
         limit = self.max_seq_length
         if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
             self.close()
@@ -178,76 +140,10 @@ class SafeEncoder(DropIn):
             )
             raise ConfigError(msg)
 
-    @accept_sentences
-    def encode(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Embed texts of any length.
-
-        Args:
-            inputs: A text, or a list, tuple, array, Series or generator of texts. ``sentences=``
-                works too.
-            prompt_name: Which of the model's prompts goes in front of every chunk.
-            prompt: The prompt itself; wins over *prompt_name*.
-            batch_size: Caps a batch at *batch_size* times the budget, in tokens.
-            show_progress_bar: ``None`` draws it if the logger ``safe_embed`` is at INFO or DEBUG.
-            output_value: ``"sentence_embedding"``; for texts that fit also ``"token_embeddings"``,
-                or ``None`` for all outputs of the model.
-            precision: ``"int8"`` and ``"uint8"`` are calibrated on the texts of this call, as
-                upstream.
-            convert_to_numpy: Whether to give one array, not a list of tensors.
-            convert_to_tensor: Whether to give one tensor; wins over *convert_to_numpy*.
-            device: Moves the model there; a list starts processes for this call, as *pool* would.
-            normalize_embeddings: Whether to scale vectors to length 1, after all else.
-            truncate_dim: How many dimensions to keep; ``None`` for the encoder's own setting.
-            pool: What :meth:`start_multi_process_pool` gave.
-            chunk_size: Chunks of text per message to a process of *pool*.
-            **kwargs: Further arguments that the model takes, such as ``task``.
-
-        Returns:
-            What upstream gives, an array (n, dimension), or (dimension,) for a single text;
-            tensors or lists as asked for.
-
-        Raises:
-            InvalidTextError: If an input is no text; nothing was computed.
-            ConfigError: If an argument cannot work; nothing was computed.
-            TextTooLongError: If texts do not fit where they must; nothing was computed.
-            WorkerError: If no worker process survives some texts; it holds what the others gave.
-        """
-        return _drive(
-            self._steps(
-                inputs,
-                prompt_name,
-                prompt,
-                batch_size,
-                show_progress_bar,
-                output_value,
-                precision,
-                convert_to_numpy,
-                convert_to_tensor,
-                device,
-                normalize_embeddings,
-                truncate_dim,
-                pool,
-                chunk_size,
-                **kwargs,
-            )
-        )
+    @takes(encode_arguments, documented=True)
+    def encode(self, options: EncodeOptions) -> Any:
+        """Embed texts; signature and docstring are those of ``options.encode``."""
+        return _drive(self._steps(options))
 
     async def aencode(self, inputs: Iterable[str] | str, *args: Any, **kwargs: Any) -> Any:
         """Embed texts without blocking the event loop; :meth:`encode` for asyncio.
@@ -264,100 +160,32 @@ class SafeEncoder(DropIn):
         """
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
-        steps = self._steps(inputs, *args, **kwargs)
+        steps = self._steps(encode_arguments(inputs, *args, **kwargs))
         try:
             future = next(steps)
             while True:
                 try:
-                    found = await asyncio.wrap_future(future)
+                    result = await asyncio.wrap_future(future)
                 except BaseException as error:  # noqa: BLE001 the steps may have something to end
                     future = steps.throw(error)
                 else:
-                    future = steps.send(found)
+                    future = steps.send(result)
         except StopIteration as done:
             return done.value
 
-    @accept_sentences
-    def encode_query(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    @takes(encode_arguments)
+    def encode_query(self, options: EncodeOptions) -> Any:
         """Embed queries: :meth:`encode` with the prompt ``"query"`` and ``task="query"``."""
-        return self.encode(
-            inputs,
-            self._prompt_name(prompt_name, prompt, ("query",)),
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            task="query",
-            **kwargs,
-        )
+        return _drive(self._steps(self._for_task(options, "query", ("query",))))
 
-    @accept_sentences
-    def encode_document(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    @takes(encode_arguments)
+    def encode_document(self, options: EncodeOptions) -> Any:
         """Embed documents: :meth:`encode` with the model's document prompt and ``task="document"``.
 
         The prompt is the first of ``"document"``, ``"passage"`` and ``"corpus"`` that the model
         has.
         """
-        return self.encode(
-            inputs,
-            self._prompt_name(prompt_name, prompt, _DOCUMENT_PROMPTS),
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            task="document",
-            **kwargs,
-        )
+        return _drive(self._steps(self._for_task(options, "document", _DOCUMENT_PROMPTS)))
 
     def encode_chunks(
         self,
@@ -396,30 +224,27 @@ class SafeEncoder(DropIn):
             ConfigError: If an argument cannot work.
             TextTooLongError: If texts do not fit and ``on_long="error"``.
         """
-        texts, _ = check_texts(inputs)
-        request = self._request(
-            texts, prompt_name, prompt, batch_size, show_progress_bar, device, None, None, kwargs
+        options = EncodeOptions(
+            inputs=inputs,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            device=device,
+            model_kwargs=kwargs,
         )
+        texts, _ = check_texts(inputs)
+        request = self._request(texts, options)
         if not texts:
             return []
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
-
-        def finished(one: ChunkedText) -> ChunkedText:
-            return ChunkedText(
-                one.spans,
-                one.token_counts,
-                finish(one.vectors, dim, unit_length=normalize_embeddings),
-                one.is_long,
-                finish(one.pooled(), dim, unit_length=normalize_embeddings),
-                one.cut_clusters,
-            )
-
+        truncate = partial(finish, truncate_dim=dim, unit_length=normalize_embeddings)
         try:
-            found: list[ChunkedText] = self._session.run(Inference.encode_chunks, request)
+            chunked: list[ChunkedText] = self._run(EmbedChunks(request))
         except WorkerError as error:
-            error.results = [one and finished(one) for one in error.results]
+            error.results = [text and _chunked(text, truncate) for text in error.results]
             raise
-        return [finished(one) for one in found]
+        return [_chunked(text, truncate) for text in chunked]
 
     def encode_stream(
         self,
@@ -464,35 +289,26 @@ class SafeEncoder(DropIn):
                 "(2, dimension)."
             )
             raise ConfigError(msg)
-        if isinstance(inputs, str | bytes | Mapping | set | frozenset) or not isinstance(
-            inputs, Iterable
-        ):
-            msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; encode takes one."
-            raise ConfigError(msg)
-        options = (prompt_name, prompt, batch_size, False, None, None, None, kwargs)
-        self._request([], *options)
+        check_stream(inputs)
+        options = EncodeOptions(
+            inputs=(),
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=False,
+            model_kwargs=kwargs,
+        )
+        request = partial(self._request, [], options)
+        request()
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         check_ranges(ranges, dim or self.get_embedding_dimension())
 
-        def vectors() -> Iterator[np.ndarray[Any, Any]]:
-            first = 0
-            for texts in filter(None, portions(inputs)):
-                request = replace(self._request(texts, *options), first_index=first)
-                first += len(texts)
-                lost: WorkerError | None = None
-                try:
-                    found = list(self._session.run(Inference.encode, request))
-                except WorkerError as error:
-                    # As with bad input: what stands before it is given first.
-                    lost = error
-                    found = list(takewhile(lambda one: one is not None, error.results))
-                if found:
-                    whole = finish(np.stack(found), dim, unit_length=normalize_embeddings)
-                    yield from quantize(whole, precision, ranges)
-                if lost is not None:
-                    raise lost
+        def finished(vectors: FloatArray) -> np.ndarray[Any, Any]:
+            return quantize(
+                finish(vectors, dim, unit_length=normalize_embeddings), precision, ranges
+            )
 
-        return vectors()
+        return stream_vectors(inputs, request, self._run, finished)
 
     def plan(
         self, inputs: Iterable[str] | str, prompt_name: str | None = None, prompt: str | None = None
@@ -512,105 +328,109 @@ class SafeEncoder(DropIn):
             ConfigError: If the prompt does not exist or leaves no room.
         """
         texts, _ = check_texts(inputs)
-        resolved = self._resolve_prompt(prompt_name, prompt)
-        found: list[TextPlan] = self._session.run(Inference.plan, Request(texts, resolved))
-        return found
+        request = Request(texts, self._resolve_prompt(prompt_name, prompt))
+        plans: list[TextPlan] = self._run(PlanTexts(request))
+        return plans
 
-    def _steps(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Generator[Future[Any], Any, Any]:
-        """Encode; where the session is needed, let the caller wait for it, in its own way."""
-        texts, single = check_texts(inputs)
-        check_precision(precision, len(texts) if output_value == "sentence_embedding" else None)
-        session = self._session
-        if session.is_between_models:  # nobody is to be blocked
-            yield session.submit(lambda _: None)
-        request = self._request(
-            texts,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            device,
-            pool,
-            chunk_size,
-            kwargs,
+    def _run(self, call: Call) -> Any:
+        return wait_for(self.backend.submit(call))
+
+    def _for_task(
+        self, options: EncodeOptions, task: str, prompts: tuple[str, ...]
+    ) -> EncodeOptions:
+        """Add what a task brings along: its name, and a prompt unless the caller chose one."""
+        name = self._prompt_name(options.prompt_name, options.prompt, prompts)
+        return replace(
+            options, prompt_name=name, model_kwargs={"task": task, **options.model_kwargs}
         )
-        dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        # Asked for now: when the vectors come, the model may be between drop and load.
-        dtype, at = session.model_form
-        form = partial(_in_form, dtype=dtype, device=request.device or at, tensor=convert_to_tensor)
-        if output_value != "sentence_embedding":
-            check_choice("output_value", output_value, ("token_embeddings", None))
-            options = {
-                "output_value": output_value,
-                "precision": precision,
+
+    def _steps(self, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:
+        """Encode; let the caller wait for the backend, in its own way."""
+        texts, single = check_texts(options.inputs)
+        is_raw = options.output_value != "sentence_embedding"
+        check_precision(options.precision, None if is_raw else len(texts))
+        request = self._request(texts, options)
+        dim = self.truncate_dim if options.truncate_dim is None else options.truncate_dim
+        if is_raw:
+            check_choice("output_value", options.output_value, ("token_embeddings", None))
+            upstream = {
+                "output_value": options.output_value,
+                "precision": options.precision,
                 "truncate_dim": dim,
             }
-            raw = []
+            outputs = []
             if texts:
-                with session.lent(request) as (lent, request):
-                    raw = yield lent.submit(Inference.encode_raw, request, options)
-            return raw[0] if single else raw
+                with self._lent(request) as (backend, request):
+                    outputs = yield backend.submit(EmbedRaw(request, upstream))
+            return outputs[0] if single else outputs
+        form = self._form(options, request)
 
         def finished(vectors: FloatArray) -> Any:
-            vectors = finish(vectors, dim, unit_length=normalize_embeddings)
-            return form(quantize(vectors, precision), array=convert_to_numpy)
+            vectors = finish(vectors, dim, unit_length=options.normalize_embeddings)
+            return form(quantize(vectors, options.precision), array=options.convert_to_numpy)
 
         if not texts:
-            return form(None, array=convert_to_numpy)
-        with session.lent(request) as (lent, request):
+            return form(None, array=options.convert_to_numpy)
+        with self._lent(request) as (backend, request):
             try:
-                vectors = yield lent.submit(Inference.encode, request)
+                vectors = yield backend.submit(Embed(request))
             except WorkerError as error:
                 error.results = _others(error.results, finished)
                 raise
-        found = finished(vectors)
-        return found[0] if single else found
+        result = finished(vectors)
+        return result[0] if single else result
 
-    def _request(
-        self,
-        texts: list[str],
-        prompt_name: str | None,
-        prompt: str | None,
-        batch_size: int,
-        show_progress_bar: bool | None,
-        device: Any,
-        pool: Any,
-        chunk_size: int | None,
-        model_kwargs: dict[str, Any],
-    ) -> Request:
+    def _form(self, options: EncodeOptions, request: Request) -> Callable[..., Any]:
+        model = self.backend.model
+        return partial(
+            _in_form,
+            dtype=model.facts.dtype,
+            device=request.device or model.device,
+            tensor=options.convert_to_tensor,
+        )
+
+    def _request(self, texts: list[str], options: EncodeOptions) -> Request:
         """Check the arguments that all ways to embed share."""
-        check_positive("batch_size", batch_size)
-        check_device("device", device)
-        self._check_model_kwargs(model_kwargs)
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        elsewhere = pool is not None or (isinstance(device, list) and len(device) > 0)
+        check_positive("batch_size", options.batch_size)
+        check_device("device", options.device)
+        self._check_model_kwargs(options.model_kwargs)
+        show = options.show_progress_bar
+        if show is None:
+            show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        elsewhere = options.is_elsewhere
         return Request(
             texts,
-            self._resolve_prompt(prompt_name, prompt),
-            batch_size,
-            show_progress_bar,
-            None if elsewhere else device or None,
-            model_kwargs,
-            {"pool": pool, "device": device, "chunk_size": chunk_size} if elsewhere else {},
+            self._resolve_prompt(options.prompt_name, options.prompt),
+            options.batch_size,
+            show,
+            None if elsewhere else options.device or None,
+            options.model_kwargs,
+            Pool(options.pool, options.device, options.chunk_size) if elsewhere else None,
         )
+
+    @contextmanager
+    def _lent(self, request: Request) -> Iterator[tuple[Backend, Request]]:
+        """Give the backend that does a call, and the request for it."""
+        with self.backend.lend(request.pool) as (backend, pool):
+            yield backend, replace(request, pool=pool)
+
+
+def _start(options: EncoderOptions, conditions: Conditions) -> Backend:
+    """Load the model, where the options say."""
+    settings, source = options.settings, options.source
+    policy, hooks = options.policy(source), tuple(options.hooks)
+    if options.isolation == "none":
+        return ThreadBackend(source, settings, policy, hooks, conditions)
+    return WorkerPool(
+        source,
+        settings,
+        policy,
+        hooks,
+        conditions,
+        workers=options.workers,
+        devices=options.devices,
+        timeout_seconds=options.timeout_seconds,
+    )
 
 
 def _in_form(
@@ -636,6 +456,18 @@ def _in_form(
     return found if tensor else list(found)
 
 
+def _chunked(text: ChunkedText, truncate: Callable[[FloatArray], FloatArray]) -> ChunkedText:
+    """Truncate the vectors of a text's chunks, and that of the text."""
+    return ChunkedText(
+        text.spans,
+        text.token_counts,
+        truncate(text.vectors),
+        text.is_long,
+        truncate(text.pooled()),
+        text.cut_clusters,
+    )
+
+
 def _others(results: Sequence[Any], finished: Callable[[FloatArray], Any]) -> list[Any]:
     """Finish the vectors that there are, and leave ``None`` where there are none."""
     there = [one for one in results if one is not None]
@@ -649,10 +481,10 @@ def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
         future = next(steps)
         while True:
             try:
-                found = wait_for(future)
+                result = wait_for(future)
             except BaseException as error:  # noqa: BLE001 the steps may have something to end
                 future = steps.throw(error)
             else:
-                future = steps.send(found)
+                future = steps.send(result)
     except StopIteration as done:
         return done.value

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from safe_embed._errors_foreign import is_stop, is_word, shown, told
 from safe_embed.errors import ConfigError, InvalidTextError
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # How many texts a stream holds at a time, in characters and in number.
 _STREAM_CHARS = 200_000
@@ -185,26 +181,6 @@ def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
             yield portion
             portion, chars = [], 0
     yield portion
-
-
-def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
-    """Let a method take its first argument as ``sentences=`` too, as sentence-transformers 5 did.
-
-    Args:
-        method: A method whose first argument is ``inputs``.
-
-    Returns:
-        The method, with the same signature.
-    """
-
-    @functools.wraps(method)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        only_self = 1
-        if "sentences" in kwargs and "inputs" not in kwargs and len(args) == only_self:
-            kwargs["inputs"] = kwargs.pop("sentences")
-        return method(*args, **kwargs)
-
-    return wrapper
 
 
 def _lone_surrogate(text: str) -> int | None:

@@ -1,15 +1,23 @@
-"""What there is to read and to set on a loaded SentenceTransformer, whichever version made it."""
+"""What there is to read and to set on a loaded SentenceTransformer, whichever version made it.
+
+The settings of users are one value. It is read from the first model that is loaded, belongs to the
+encoder from then on, and is pushed into every model: now, and whenever a fresh one takes over.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import threading
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from safe_embed.model.files import Identity
+from safe_embed.types import FloatArray
 
 if TYPE_CHECKING:
     from safe_embed.model.loader import SentenceTransformer
 
-# What users set on a model; it goes over to a fresh one.
+# Fields of ModelSettings that are attributes of a SentenceTransformer by the same name.
 _USER_SETTINGS = (
     "max_seq_length",
     "prompts",
@@ -31,6 +39,115 @@ _RESERVING = frozenset(
         *("mpnet", "longformer", "data2vec-text", "ibert", "luke", "lilt", "markuplm", "esm"),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What users may set on a model; the same for every model that an encoder loads.
+
+    Attributes:
+        max_seq_length: Tokens that the model reads of one chunk, special tokens included; ``None``
+            or infinity for any number.
+        prompts: Name -> prompt. Users may change the dictionary in place.
+        default_prompt_name: The prompt of calls that name none.
+        truncate_dim: How many dimensions of a vector are kept; ``None`` for all.
+        similarity_fn_name: Which function compares vectors, such as ``"cosine"``.
+        device: Where the model was moved to; ``None`` for where it was loaded.
+    """
+
+    max_seq_length: float | None
+    prompts: dict[str, Any]
+    default_prompt_name: str | None
+    truncate_dim: int | None
+    similarity_fn_name: str
+    device: str | None = None
+
+    @classmethod
+    def of(cls, model: SentenceTransformer) -> ModelSettings:
+        """Read the settings of a model that was just loaded.
+
+        Args:
+            model: Any SentenceTransformer.
+
+        Returns:
+            Its settings; the dictionary of prompts is the model's own.
+        """
+        read: dict[str, Any] = {name: getattr(model, name, None) for name in _USER_SETTINGS}
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model since it was loaded, wherever it is.
+
+    Attributes:
+        settings: As they were loaded.
+        device: Where it was loaded, such as ``"cuda:0"``.
+        dtype: The type of its weights, such as ``"torch.float32"``.
+        unit_length: Whether it ends in Normalize.
+        dimension: Of its whole vectors; ``None`` if the model does not know it.
+        model_kwargs: Names of the further arguments that its forward takes.
+        weights_bytes: What its weights take on the device.
+        load_bytes: Anonymous memory of the process with the model, before any work.
+        canary: The vector of a fixed text, by which the model is known; shape (dimension,).
+        positions: Tokens that it has positions for; ``None`` for any number.
+        identity: What its files are known by.
+    """
+
+    settings: ModelSettings
+    device: str
+    dtype: str
+    unit_length: bool
+    dimension: int | None
+    model_kwargs: list[str]
+    weights_bytes: int
+    load_bytes: int
+    canary: FloatArray = field(repr=False)
+    positions: int | None = None
+    identity: Identity = field(default_factory=Identity)
+
+
+class ModelState:
+    """A model as its encoder knows it: the facts, and the current settings.
+
+    Args:
+        facts: Of the model.
+        settings: Of users; ``None`` for those that the model was loaded with.
+    """
+
+    def __init__(self, facts: ModelFacts, settings: ModelSettings | None = None) -> None:
+        self.facts = facts
+        self.settings = settings or facts.settings
+        self._changing = threading.Lock()
+
+    def change(self, **changes: Any) -> ModelSettings:
+        """Change settings; from any thread.
+
+        Args:
+            **changes: Fields of :class:`ModelSettings`.
+
+        Returns:
+            The new value, for the models.
+        """
+        with self._changing:
+            self.settings = replace(self.settings, **changes)
+            return self.settings
+
+    @property
+    def limit_tokens(self) -> float | None:
+        """Tokens that the model reads of one chunk: as it is set, and as it has positions."""
+        return least(self.settings.max_seq_length, self.facts.positions)
+
+    @property
+    def device(self) -> str:
+        """Where the model is, such as ``"cuda:0"``."""
+        return self.settings.device or self.facts.device
+
+    @property
+    def dimension(self) -> int | None:
+        """The dimension of the vectors that ``encode`` gives; ``None`` if it is unknown."""
+        whole, kept = self.facts.dimension, self.settings.truncate_dim
+        return whole if whole is None or kept is None else min(whole, kept)
 
 
 def least(*limits: float | None) -> float | None:
@@ -83,31 +200,19 @@ def _reserved(table: Any, owner: Any, padding: int) -> int:
     return max(padding + 1, 0 if ids is None or not len(ids) else int(ids.min()))
 
 
-def user_settings(model: SentenceTransformer) -> dict[str, Any]:
-    """Note what users may have set on a model.
-
-    Args:
-        model: Any SentenceTransformer.
-
-    Returns:
-        For :func:`apply_settings`.
-    """
-    kept = {name: getattr(model, name) for name in _USER_SETTINGS if hasattr(model, name)}
-    return {**kept, "device": model.device, "dtype": model.dtype}
-
-
-def apply_settings(model: SentenceTransformer, wanted: Mapping[str, Any]) -> None:
-    """Set on a fresh model what users had set on the one before.
+def apply_settings(model: SentenceTransformer, settings: ModelSettings) -> None:
+    """Set on a model what users have set on its encoder.
 
     Args:
         model: A SentenceTransformer.
-        wanted: What :func:`user_settings` gave.
+        settings: Their current value.
     """
     for name in _USER_SETTINGS:
-        if name in wanted and getattr(model, name) != wanted[name]:
-            setattr(model, name, wanted[name])
-    if (model.device, model.dtype) != (wanted["device"], wanted["dtype"]):
-        model.to(wanted["device"], wanted["dtype"])
+        wanted = getattr(settings, name)
+        if getattr(model, name, None) != wanted:
+            setattr(model, name, wanted)
+    if settings.device is not None and str(model.device) != settings.device:
+        model.to(settings.device)
     model.eval()
 
 
@@ -141,7 +246,7 @@ def weights_bytes(model: SentenceTransformer | None) -> int:
 
 
 def embedding_dimension(model: SentenceTransformer) -> int | None:
-    """Tell the dimension of a model's vectors.
+    """Tell the dimension of all that a model gives, however much of it users want.
 
     Args:
         model: Any SentenceTransformer.
@@ -149,6 +254,14 @@ def embedding_dimension(model: SentenceTransformer) -> int | None:
     Returns:
         The dimension, or ``None`` if the model does not know it.
     """
+    wanted, model.truncate_dim = model.truncate_dim, None
+    try:
+        return _stated_dimension(model)
+    finally:
+        model.truncate_dim = wanted
+
+
+def _stated_dimension(model: SentenceTransformer) -> int | None:
     # sentence-transformers 5 knows the second name only, 6 warns about it.
     for name in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
         if method := getattr(model, name, None):

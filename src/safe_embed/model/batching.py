@@ -82,23 +82,25 @@ def needs_padding(chunks: Sequence[Sized]) -> bool:
     return len(set(map(len, chunks))) > 1
 
 
-def work(chunks: Sequence[Sized], shape: tuple[int, int], *, fills: bool) -> dict[str, int]:
+def token_counts(
+    chunks: Sequence[Sized], shape: tuple[int, int], *, is_padded: bool
+) -> tuple[int, int]:
     """Count what a batch gives the model to read.
 
     Args:
         chunks: Of the batch.
-        shape: Rows and columns that it is filled up to.
-        fills: Whether it is filled up.
+        shape: Rows and columns that it is padded to.
+        is_padded: Whether it is padded.
 
     Returns:
-        Its "tokens", and its "padding".
+        Its tokens, and its padding in tokens.
     """
-    lengths = [len(one) for one in chunks]
+    lengths = [len(chunk) for chunk in chunks]
     tokens = sum(lengths)
-    if not fills:
-        return {"tokens": tokens, "padding": -tokens % STEP}
+    if not is_padded:
+        return tokens, -tokens % STEP
     cells = max(shape[0], len(lengths)) * max(shape[1], *lengths)
-    return {"tokens": tokens, "padding": cells - tokens}
+    return tokens, cells - tokens
 
 
 def _rounded_count(count: int) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from safe_embed.errors import ReloadError
+from safe_embed.model.attributes import ModelFacts
 from safe_embed.model.files import files_changed
-from safe_embed.model.messages import ModelFacts
 from safe_embed.types import FloatArray
 
 CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
@@ -24,13 +24,13 @@ def is_same(known: FloatArray, fresh: FloatArray) -> bool:
     return known.shape == fresh.shape and float(known @ fresh) >= _LEAST_COSINE
 
 
-def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_fleet: bool) -> ReloadError | None:
+def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_pool: bool) -> ReloadError | None:
     """Tell what keeps a worker from serving beside another one, or in its place.
 
     Args:
         known: What the other one says of its model.
         fresh: What the worker says.
-        in_one_fleet: Whether both are of one encoder; a pool may be on other devices, where a model
+        in_one_pool: Whether both are of one encoder; a pool may be on other devices, where a model
             of a narrower type gives vectors that differ a little more.
 
     Returns:
@@ -43,6 +43,6 @@ def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_fleet: bool) -> R
         fresh.device.partition(":")[0],
         fresh.dtype,
     )
-    if (in_one_fleet or has_one_form) and not is_same(known.canary, fresh.canary):
+    if (in_one_pool or has_one_form) and not is_same(known.canary, fresh.canary):
         return ReloadError("The model that was loaded gives other vectors than the one before.")
     return None

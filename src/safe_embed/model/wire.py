@@ -43,7 +43,7 @@ for variable in sys.argv[3:first]:
 del sys.argv[2:]
 pipe = socket.socket(fileno=int(sys.argv[1]))
 pipe.set_inheritable(False)
-from safe_embed.model.worker import main
+from safe_embed.backends.process.worker import main
 main(pipe)
 """
 _ARGUMENTS = 3  # of sys.argv above, before the variables
@@ -145,7 +145,7 @@ class Wire:
 
 
 def begin_process(surroundings: Surroundings) -> tuple[subprocess.Popen[bytes], Wire]:
-    """Begin a worker process; it waits for what :func:`safe_embed.model.worker.main` is told first.
+    """Begin a worker process; it waits for what :func:`safe_embed.backends.process.worker.main` is told first.
 
     Its standard output leads nowhere, as the caller's may carry a protocol; errors go to the
     caller's.

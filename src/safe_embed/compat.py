@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed._errors_foreign import is_word, listed, shown
+from safe_embed.backends.calls import wait_for
+from safe_embed.backends.interface import Backend
 from safe_embed.errors import ConfigError
+from safe_embed.inference.request import FetchTokenizer
 from safe_embed.inputs import check_device, check_positive
-from safe_embed.model.attributes import embedding_dimension
-from safe_embed.model.inference import Inference
-from safe_embed.model.loader import stop_pool
+from safe_embed.model.attributes import ModelSettings
+from safe_embed.model.loader import similarity_function, stop_pool
 from safe_embed.types import Stats
 
 if TYPE_CHECKING:
     import torch
 
-    from safe_embed.model.fleet import Fleet
-    from safe_embed.model.session import Session
-
 logger = logging.getLogger("safe_embed")
 
 
 class DropIn:
-    """The surface of SentenceTransformer around a :class:`Session`, name by name."""
+    """The surface of SentenceTransformer, name by name, around a backend.
 
-    _session: Session | Fleet
+    Attributes:
+        backend: Does the calls; holds what is known of the model, and its settings.
+    """
+
+    backend: Backend
     encode: Any  # SafeEncoder's own
 
     @property
-    def _model(self) -> Any:
-        return self._session.model
+    def _settings(self) -> ModelSettings:
+        return self.backend.model.settings
 
     @property
     def max_seq_length(self) -> int | None:
@@ -44,7 +47,7 @@ class DropIn:
         ``max_chunk_tokens``. It is never more than the model has positions for: 512 of the 514 of a
         RoBERTa, where upstream says 514 if nothing is stated.
         """
-        limit = self._session.limit_tokens
+        limit = self.backend.model.limit_tokens
         return None if limit is None or math.isinf(limit) else int(limit)
 
     @max_seq_length.setter
@@ -52,60 +55,61 @@ class DropIn:
         if value is None:
             raise ConfigError("max_seq_length must be a positive integer, got None.")
         check_positive("max_seq_length", value)
-        self._session.set_limit(value)
+        self.backend.configure(max_seq_length=value)
 
     @property
     def tokenizer(self) -> Any:
         """A copy of the model's tokenizer; the encoder's own is never shared between threads."""
-        return self._session.run(Inference.fetch_tokenizer)
+        return wait_for(self.backend.submit(FetchTokenizer()))
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        found: torch.device = self._model.device
-        return found
+        import torch
+
+        return torch.device(self.backend.model.device)
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The type of the model's weights."""
-        found: torch.dtype | None = self._model.dtype
-        return found
+        import torch
+
+        name = self.backend.model.facts.dtype.removeprefix("torch.")
+        dtype: torch.dtype | None = getattr(torch, name, None)
+        return dtype
 
     @property
     def prompts(self) -> dict[str, Any]:
         """The model's prompts by name; may be changed or set."""
-        found: dict[str, Any] = self._model.prompts
-        return found
+        return self._settings.prompts
 
     @prompts.setter
     def prompts(self, value: dict[str, Any]) -> None:
-        self._model.prompts = value
+        self.backend.configure(prompts=value)
 
     @property
     def default_prompt_name(self) -> str | None:
         """The prompt that :meth:`encode` uses when none is named; may be set."""
-        found: str | None = self._model.default_prompt_name
-        return found
+        return self._settings.default_prompt_name
 
     @default_prompt_name.setter
     def default_prompt_name(self, value: str | None) -> None:
         self._check_prompt_name(value)
-        self._model.default_prompt_name = value
+        self.backend.configure(default_prompt_name=value)
 
     @property
     def truncate_dim(self) -> int | None:
         """How many dimensions of a vector are kept; ``None`` for all; may be set."""
-        found: int | None = self._model.truncate_dim
-        return found
+        return self._settings.truncate_dim
 
     @truncate_dim.setter
     def truncate_dim(self, value: int | None) -> None:
-        self._model.truncate_dim = value
+        self.backend.configure(truncate_dim=value)
 
     @property
     def similarity_fn_name(self) -> str:
         """Which function :meth:`similarity` computes; may be set."""
-        return str(self._model.similarity_fn_name)
+        return self._settings.similarity_fn_name
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
@@ -116,7 +120,9 @@ class DropIn:
                 "'euclidean' or 'manhattan'."
             )
             raise ConfigError(msg)
-        self._model.similarity_fn_name = value
+        name = "cosine" if value is None else str(getattr(value, "value", value))
+        similarity_function(name, pairwise=False)  # raises if there is none
+        self.backend.configure(similarity_fn_name=name)
 
     def get_embedding_dimension(self) -> int | None:
         """Tell the dimension of the vectors that :meth:`encode` gives.
@@ -124,7 +130,7 @@ class DropIn:
         Returns:
             The dimension, or ``None`` if the model does not know it.
         """
-        return embedding_dimension(self._model)
+        return self.backend.model.dimension
 
     def get_sentence_embedding_dimension(self) -> int | None:
         """Tell the dimension by upstream's older name.
@@ -171,8 +177,9 @@ class DropIn:
         Returns:
             A tensor, shape (n, m).
         """
-        found: torch.Tensor = self._model.similarity(embeddings1, embeddings2)
-        return found
+        compare = similarity_function(self.similarity_fn_name, pairwise=False)
+        scores: torch.Tensor = compare(embeddings1, embeddings2)
+        return scores
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Compare vectors in pairs; upstream's own.
@@ -184,8 +191,9 @@ class DropIn:
         Returns:
             A tensor, shape (n,).
         """
-        found: torch.Tensor = self._model.similarity_pairwise(embeddings1, embeddings2)
-        return found
+        compare = similarity_function(self.similarity_fn_name, pairwise=True)
+        scores: torch.Tensor = compare(embeddings1, embeddings2)
+        return scores
 
     def encode_multi_process(
         self, sentences: list[str], pool: dict[str, Any], **kwargs: Any
@@ -214,7 +222,7 @@ class DropIn:
             A record of the processes.
         """
         check_device("target_devices", target_devices)
-        return self._session.start_pool(target_devices)
+        return self.backend.start_pool(target_devices)
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
@@ -223,8 +231,8 @@ class DropIn:
         Args:
             pool: Its record.
         """
-        if "fleet" in pool:
-            pool["fleet"].close()
+        if "worker_pool" in pool:
+            pool["worker_pool"].close()
         else:
             stop_pool(pool)
 
@@ -243,16 +251,16 @@ class DropIn:
             ReloadError: If it failed: files changed, or a fresh model that gives other vectors. The
                 old model serves on.
         """
-        self._session.reload(reason, keep_tokenizer=keep_tokenizer)
+        self.backend.reload(reason, keep_tokenizer=keep_tokenizer)
 
     @property
     def stats(self) -> Stats:
         """Counts, the newest measurement, and what was given back so far."""
-        return self._session.stats
+        return self.backend.stats
 
     def close(self) -> None:
         """End the encoder's thread and drop the model; may be called again."""
-        self._session.close()
+        self.backend.close()
 
     def __enter__(self) -> Self:
         """Give the encoder itself."""
@@ -292,8 +300,8 @@ class DropIn:
             )
         raise ConfigError(msg)
 
-    def _check_model_kwargs(self, kwargs: dict[str, Any]) -> None:
-        known = {*self._model.get_model_kwargs(), "task"}
+    def _check_model_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        known = {*self.backend.model.facts.model_kwargs, "task"}
         if unknown := [name for name in kwargs if name not in known]:
             msg = (
                 f"encode got arguments that this model does not use: {listed(unknown)}. "

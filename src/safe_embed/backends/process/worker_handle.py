@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from safe_embed.backends.calls import PendingCall, PendingTask
+from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
 from safe_embed.errors import WorkerError
-from safe_embed.model.messages import ModelFacts, Refused, Result
+from safe_embed.model.attributes import ModelFacts
 from safe_embed.model.surroundings import Surroundings
-from safe_embed.model.turns import Job, Piece
 from safe_embed.model.wire import UnreadableError, WireClosedError, begin_process
 from safe_embed.types import MemorySample
 
@@ -20,7 +21,7 @@ EXIT_SECONDS = 5.0
 UNKNOWN = MemorySample(0.0)
 
 
-class Handle:
+class WorkerHandle:
     """A worker process: what is said to it, what it is doing, and how it has ended.
 
     Args:
@@ -32,11 +33,12 @@ class Handle:
         facts: What it says of its model; ``None`` before that is loaded.
         sample: The newest measurement of it.
         baseline: The measurement after warm-up; ``None`` before.
-        job: The call that it is doing something for.
-        piece: The task that it is doing.
+        call: The call that it is doing something for.
+        pending: The task that it is doing.
         deadline: When it is taken to hang, on the clock of ``time.monotonic``; ``None`` while it
             does no task.
         is_leaving: Whether it was told to end.
+        is_idle: Whether it has reported that it has nothing left to do; see :meth:`ask_idle`.
         error: Why its model could not be loaded.
 
     Raises:
@@ -47,16 +49,18 @@ class Handle:
     def __init__(
         self,
         surroundings: Surroundings,
-        said: Callable[[Handle, Any], None],
-        ended: Callable[[Handle], None],
+        said: Callable[[WorkerHandle, FromWorker], None],
+        ended: Callable[[WorkerHandle], None],
     ) -> None:
         self.facts: ModelFacts | None = None
         self.sample = UNKNOWN
         self.baseline: MemorySample | None = None
-        self.job: Job | None = None
-        self.piece: Piece | None = None
+        self.call: PendingCall | None = None
+        self.pending: PendingTask | None = None
         self.deadline: float | None = None
         self.is_leaving = False
+        self.is_idle = False
+        self._is_asked = False
         self.error: BaseException | None = None
         self._because = ""
         self._process, self._wire = begin_process(surroundings)
@@ -81,7 +85,7 @@ class Handle:
     @property
     def is_free(self) -> bool:
         """Whether it can be given a task."""
-        return self.facts is not None and self.piece is None and not self.is_leaving
+        return self.facts is not None and self.pending is None and not self.is_leaving
 
     def send(self, message: Any) -> None:
         """Say something to it; should it be gone, that is noticed elsewhere.
@@ -89,33 +93,51 @@ class Handle:
         Args:
             message: Anything that can be pickled.
         """
+        if not isinstance(message, ReportIdle):
+            self.is_idle = self._is_asked = False
         try:
             self._wire.send(message)
         except WireClosedError:
             self.kill("it reads no messages any more")
 
-    def begin(self, job: Job, piece: Piece) -> None:
+    def begin(self, call: PendingCall, pending: PendingTask) -> None:
         """Give it a task.
 
         Args:
-            job: The call that the task belongs to.
-            piece: The task.
+            call: The call that the task belongs to.
+            pending: The task.
         """
-        self.job, self.piece = job, piece
-        self.send(piece.task)
+        self.call, self.pending = call, pending
+        self.send(pending.task)
 
-    def put_down(self) -> tuple[Job | None, Piece | None]:
+    def put_down(self) -> tuple[PendingCall | None, PendingTask | None]:
         """Take its task away from it, done or not; give what it was."""
-        found = self.job, self.piece
-        self.job = self.piece = self.deadline = None
+        found = self.call, self.pending
+        self.call = self.pending = self.deadline = None
         if self.is_leaving:
             self._wire.hang_up()
         return found
 
+    def expect_end(self, clock: Callable[[], float], limit_seconds: float | None) -> None:
+        """Take it to hang if its task, which it has started, takes too long.
+
+        Args:
+            clock: The time in seconds.
+            limit_seconds: How long that is; ``None`` for never.
+        """
+        if self.pending is not None and limit_seconds is not None:
+            self.deadline = clock() + limit_seconds
+
+    def ask_idle(self) -> None:
+        """Let it set :attr:`is_idle` when it has nothing left to do."""
+        if not self._is_asked:
+            self._is_asked = True
+            self.send(ReportIdle())
+
     def leave(self) -> None:
         """Let it end, after the task that it is doing."""
         self.is_leaving = True
-        if self.piece is None:
+        if self.pending is None:
             self._wire.hang_up()
 
     def refuse(self, error: BaseException) -> None:
@@ -160,7 +182,11 @@ class Handle:
         self._process.wait()
         self._wire.hang_up()
 
-    def _listen(self, said: Callable[[Handle, Any], None], ended: Callable[[Handle], None]) -> None:
+    def _listen(
+        self,
+        said: Callable[[WorkerHandle, FromWorker], None],
+        ended: Callable[[WorkerHandle], None],
+    ) -> None:
         while True:
             try:
                 message = self._wire.receive()
@@ -169,7 +195,7 @@ class Handle:
             except UnreadableError as error:
                 unread = WorkerError(f"What a worker process says cannot be read here: {error}.")
                 unread.__cause__ = error.__cause__
-                message = Refused(unread) if self.facts is None else Result(error=unread)
+                message = LoadFailed(unread) if self.facts is None else TaskDone(error=unread)
             said(self, message)
             del message  # the results of a call belong to its caller alone
         self._watcher.join(EXIT_SECONDS)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Mapping
 
-from safe_embed.memory.sampling import Sampler
-from safe_embed.model.engine import Engine
+from safe_embed.inference.tasks import Work
+from safe_embed.supervision.conditions import TakesSamples
 from safe_embed.types import Event, MemorySample, Missed, Rung, Usage
 
 # After so many calls, or so much of a long one, the process holds what it needs to work, and growth
@@ -21,19 +20,22 @@ class UsageMeter:
     """Counts what is done with one model after the other, and keeps the baseline of growth.
 
     Args:
-        engine: Whose work is counted.
         sampler: Measures the process; taken once for all looks within a moment.
         trim: Gives freed memory back, before a baseline is measured.
+        clock: The time in seconds.
 
     Attributes:
         baseline: The smallest sample since warm-up while no call was under way; ``None`` before.
-        loaded_at: When the model was loaded, on the clock of ``time.monotonic``.
+        done: All that was done, with this model and those before it.
     """
 
-    def __init__(self, engine: Engine, sampler: Sampler, trim: Callable[[], None]) -> None:
-        self._engine = engine
+    def __init__(
+        self, sampler: TakesSamples, trim: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         self._sampler = sampler
         self._trim = trim
+        self._clock = clock
+        self.done = Work()
         self._settlings = 0
         self._remedied_at: float | None = None
         self._renewed_at: float | None = None
@@ -44,14 +46,22 @@ class UsageMeter:
 
     def begin(self) -> None:
         """Begin to count anew, after a load."""
-        self._done_before = self._engine.done
-        self.loaded_at = time.monotonic()
+        self._done_before = self.done
+        self._loaded_at = self._clock()
         self._luck = random.random()  # noqa: S311 jitter, not secrets
+
+    def count(self, work: Work) -> None:
+        """Take note of work.
+
+        Args:
+            work: What was done.
+        """
+        self.done = self.done.plus(work)
 
     @property
     def is_warm(self) -> bool:
         """Whether the model has done so much since its load that it holds what it needs to work."""
-        done, before = self._engine.done, self._done_before
+        done, before = self.done, self._done_before
         return _is_warm(done.calls - before.calls, done.tokens - before.tokens)
 
     @property
@@ -69,7 +79,7 @@ class UsageMeter:
         Args:
             is_quiet: Whether no call is under way, whose texts and results would be counted.
         """
-        done = self._engine.done
+        done = self.done
         if not _is_warm(done.calls, done.tokens):
             return
         is_first = self.baseline is None
@@ -90,7 +100,7 @@ class UsageMeter:
         Args:
             event: The step.
         """
-        self._remedied_at = time.monotonic()
+        self._remedied_at = self._clock()
         if event.rung > Rung.TRIM and event.kind == "remedy":
             self._renewed_at = self._remedied_at
             self._renewal_rung = event.rung
@@ -106,7 +116,7 @@ class UsageMeter:
         Returns:
             What a policy is asked about.
         """
-        clock, done, before = time.monotonic(), self._engine.done, self._done_before
+        clock, done, before = self._clock(), self.done, self._done_before
         sample = self._sampler.take()
         held, least = sample.held_bytes, self._held_after_renewal
         if held is not None and least is not None:
@@ -115,7 +125,7 @@ class UsageMeter:
             done.calls - before.calls,
             done.texts - before.texts,
             done.tokens - before.tokens,
-            clock - self.loaded_at,
+            clock - self._loaded_at,
             sample,
             self.baseline,
             None if self._remedied_at is None else clock - self._remedied_at,

@@ -13,7 +13,7 @@ logger = logging.getLogger("safe_embed")
 _KEPT_EVENTS = 100
 
 
-class Record:
+class EventLog:
     """The last hundred events.
 
     Args:

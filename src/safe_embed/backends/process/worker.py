@@ -1,4 +1,4 @@
-"""A worker process: the same keeper and engine as beside a thread, in a process of their own.
+"""A worker process: the same supervisor and engine as in a thread backend.
 
 The process ends when the other end hangs up, whatever it is doing then, and with its parent.
 """
@@ -17,30 +17,38 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
+from safe_embed.backends.process.messages import (
+    Configure,
+    CountCall,
+    EventReport,
+    ExpectReplacement,
+    Idle,
+    LoadFailed,
+    LogRecord,
+    MemoryReport,
+    ReplacementFailed,
+    ReportIdle,
+    RequestReplacement,
+    StartWorker,
+    TaskDone,
+    TaskStarted,
+    ToWorker,
+    WorkerReady,
+)
 from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
-from safe_embed.model.attributes import embedding_dimension, user_settings, weights_bytes
-from safe_embed.model.engine import Engine
-from safe_embed.model.inference import Task
-from safe_embed.model.keeper import Keeper
-from safe_embed.model.messages import (
-    Begun,
-    Change,
-    Expect,
-    Leave,
-    Logged,
-    ModelFacts,
-    Ready,
-    Refused,
-    Result,
-    Start,
-    State,
-    Stay,
-    Tally,
-    Told,
+from safe_embed.inference.tasks import (
+    ChunkTexts,
+    CopyTokenizer,
+    EmbedBatch,
+    EncodeUpstream,
+    StartProcesses,
+    Task,
+    Work,
 )
 from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
+from safe_embed.supervision.supervisor import Supervisor
 from safe_embed.types import Event, Reason
 
 logger = logging.getLogger("safe_embed")
@@ -49,14 +57,10 @@ logger = logging.getLogger("safe_embed")
 _LOADING_NICE = 5
 # How often a worker looks whether its parent is still there, should nobody hang up.
 _PARENT_SECONDS = 1.0
-# A worker without work looks at its memory once more, for what the last task left behind.
-_IDLE_SECONDS = 1.0
 # How old, and how wrong, what the encoder knows of a busy worker's memory may be.
-_STATE_SECONDS = 0.1
-_STATE_BYTES = 4 * 2**20
+_REPORT_SECONDS = 0.1
+_REPORT_BYTES = 4 * 2**20
 _PR_SET_PDEATHSIG = 1
-# Tasks that are given texts; all others are given what was made of them.
-_READ_TEXTS = frozenset({"chunk", "raw", "raw_elsewhere"})
 
 
 def main(pipe: socket.socket) -> None:
@@ -80,141 +84,145 @@ def main(pipe: socket.socket) -> None:
 def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
     start = inbox.get()
     if isinstance(start, BaseException):
-        wire.send(Refused(start))
+        wire.send(LoadFailed(start))
         return
     logger.propagate = False
     logger.setLevel(start.log_level)
     logger.addHandler(_WireHandler(wire))
     try:
-        keeper = _in_background(lambda: _load(start, wire))
-        facts = _facts(keeper)  # of the model as it is loaded, whatever users set on it
-        _change(keeper.engine, start.changes)
+        supervisor = _in_background(lambda: _load(start, wire))
+        facts = supervisor.facts  # of the model as it is loaded, whatever users set on it
+        if start.model_settings is not None:
+            supervisor.configure(start.model_settings)
     except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
-        wire.send(Refused(portable(error)))
+        wire.send(LoadFailed(portable(error)))
         return
-    wire.send(Ready(facts, keeper.sample))
-    _serve(wire, inbox, keeper, tells_begun=start.tells_begun)
+    wire.send(WorkerReady(facts, supervisor.sample))
+    _Worker(wire, inbox, supervisor, start).serve()
 
 
-def _load(start: Start, wire: Wire) -> Keeper:
-    def tell(event: Event) -> None:
-        wire.send(Told(event))
+def _load(start: StartWorker, wire: Wire) -> Supervisor:
+    def report(event: Event) -> None:
+        wire.send(EventReport(event))
 
-    def leave(reason: Reason) -> None:
-        wire.send(Leave(reason))
+    def request_replacement(reason: Reason) -> None:
+        wire.send(RequestReplacement(reason))
 
-    keeper = Keeper(start.source.held(), start.settings, start.policy, [tell], leave)
+    supervisor = Supervisor(
+        start.source.held(),
+        start.settings,
+        start.policy,
+        [report],
+        start.conditions,
+        request_replacement,
+    )
     if start.below_need is not None:
-        keeper.expect_miss(start.below_need)
+        supervisor.expect_miss(start.below_need)
     if start.threads is not None:
         import torch
 
         torch.set_num_threads(start.threads)
-    return keeper
+    return supervisor
 
 
-def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_begun: bool) -> None:
-    """Do one task after the other; between two of them the keeper looks at memory."""
-    timeout: float | None = None
-    told: State | None = None
-    while True:
+class _Worker:
+    """Does one task after the other; between two of them the supervisor looks at memory.
+
+    Args:
+        wire: Leads to the dispatcher.
+        inbox: Messages from there, and errors of those that cannot be read.
+        supervisor: Holds the model.
+        start: The first message.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        inbox: queue.SimpleQueue[Any],
+        supervisor: Supervisor,
+        start: StartWorker,
+    ) -> None:
+        self._wire = wire
+        self._inbox = inbox
+        self._supervisor = supervisor
+        self._reports_start = start.reports_start
+        self._idle_seconds = start.conditions.idle_seconds
+        self._reported: MemoryReport | None = None
+        self._is_asked = False
+
+    def serve(self) -> None:
+        """Handle messages for ever; the process ends when the dispatcher hangs up."""
+        timeout: float | None = None
+        while True:
+            try:
+                message = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                message = None
+            if message is not None:
+                self._handle(message)
+            waits = self._supervisor.watch()
+            self._report_memory(is_due=message is None)
+            if self._is_asked and not waits and self._inbox.empty():
+                self._is_asked = False
+                self._wire.send(Idle())
+            timeout = 0.0 if waits else self._idle_seconds if message is not None else None
+
+    def _handle(self, message: ToWorker | BaseException) -> None:
+        match message:
+            case BaseException():  # a task that cannot be read here
+                self._wire.send(TaskDone(error=message))
+            case CountCall():
+                self._supervisor.count(Work(calls=1, texts=message.texts))
+            case Configure():
+                self._supervisor.configure(message.model_settings)
+            case ExpectReplacement():
+                self._supervisor.expect_replacement(message.lead_seconds)
+            case ReplacementFailed():
+                self._supervisor.handover.failed(message.error)
+            case ReportIdle():
+                self._is_asked = True
+            case (
+                ChunkTexts() | EmbedBatch() | EncodeUpstream() | CopyTokenizer() | StartProcesses()
+            ):
+                self._do(message)
+            case _:
+                assert_never(message)
+
+    def _do(self, task: Task) -> None:
+        if self._reports_start:
+            self._wire.send(TaskStarted())
         try:
-            message = inbox.get(timeout=timeout)
-        except queue.Empty:
-            message = None
-        if isinstance(message, Task):
-            if tells_begun:
-                wire.send(Begun())
-            _answer(wire, _do(keeper, message))
-        elif isinstance(message, BaseException):  # a task that cannot be read here
-            wire.send(Result(error=message))
-        else:
-            _note(keeper, message)
-        waits = keeper.watch()
-        state = State(keeper.sample, keeper.meter.baseline, keeper.engine.done, keeper.below_need)
-        if told is None or message is None or _is_news(told, state):
-            told = state
-            wire.send(state)
-        timeout = 0.0 if waits else _IDLE_SECONDS if message is not None else None
+            done = TaskDone(self._supervisor.do(task))
+        except BaseException as error:  # noqa: BLE001 it belongs to the caller
+            done = TaskDone(error=portable(error, reads_texts=task.reads_texts))
+        try:
+            self._wire.send(done)
+        except WireClosedError:
+            raise
+        except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
+            self._wire.send(TaskDone(error=portable(error)))
+
+    def _report_memory(self, *, is_due: bool) -> None:
+        """Send what the process holds, where the dispatcher wants to know: it reads few a second."""
+        supervisor, last = self._supervisor, self._reported
+        report = MemoryReport(supervisor.sample, supervisor.meter.baseline, supervisor.below_need)
+        if is_due or last is None or _is_news(last, report):
+            self._reported = report
+            self._wire.send(report)
 
 
-def _is_news(told: State, state: State) -> bool:
-    """Whether the encoder wants to know of a state: it reads some ten a second."""
-    if state.sample.elapsed_seconds - told.sample.elapsed_seconds >= _STATE_SECONDS:
+def _is_news(last: MemoryReport, report: MemoryReport) -> bool:
+    """Whether a report is late, or says something else than the last one."""
+    if report.sample.elapsed_seconds - last.sample.elapsed_seconds >= _REPORT_SECONDS:
         return True
-    if state.below_need != told.below_need:
+    if report.below_need != last.below_need:
         return True
-    return abs((state.sample.held_bytes or 0) - (told.sample.held_bytes or 0)) >= _STATE_BYTES
+    return abs((report.sample.held_bytes or 0) - (last.sample.held_bytes or 0)) >= _REPORT_BYTES
 
 
-def _note(keeper: Keeper, message: Any) -> None:
-    match message:
-        case Tally():
-            keeper.engine.tally(message.texts)
-        case Change():
-            _change(keeper.engine, message.changes)
-        case Expect():
-            keeper.expect(message.lead_seconds)
-        case Stay():
-            keeper.stay(message.error)
-
-
-def _do(keeper: Keeper, task: Task) -> Result:
-    try:
-        result = Result(keeper.ready().do(task))
-    except BaseException as error:  # noqa: BLE001 it belongs to the caller
-        result = Result(error=portable(error, reads_texts=task.name in _READ_TEXTS))
-    return result
-
-
-def _answer(wire: Wire, result: Result) -> None:
-    try:
-        wire.send(result)
-    except WireClosedError:
-        raise
-    except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
-        wire.send(Result(error=portable(error)))
-
-
-def _change(engine: Engine, changes: dict[str, Any]) -> None:
-    if "max_seq_length" in changes:
-        engine.model.max_seq_length = changes["max_seq_length"]
-    if "device" in changes:
-        engine.model.to(changes["device"])
-
-
-def _facts(keeper: Keeper) -> ModelFacts:
-    model = keeper.engine.model
-    kept = user_settings(model)
-    return ModelFacts(
-        keeper.engine.limit_tokens,
-        str(kept.pop("device")),
-        str(kept.pop("dtype")),
-        keeper.engine.unit_length,
-        _whole_dimension(model),
-        sorted(model.get_model_kwargs()),
-        kept,
-        weights_bytes(model),
-        keeper.sample.held_bytes or 0,
-        keeper.renewal.canary(),
-        keeper.engine.unpadded,
-        keeper.engine.positions,
-        keeper.renewal.identity,
-    )
-
-
-def _whole_dimension(model: Any) -> int | None:
-    """Ask for the dimension of all that the model gives, however much of it users want."""
-    wanted, model.truncate_dim = model.truncate_dim, None
-    try:
-        return embedding_dimension(model)
-    finally:
-        model.truncate_dim = wanted
-
-
-def _in_background(load: Callable[[], Keeper]) -> Keeper:
+def _in_background(load: Callable[[], Supervisor]) -> Supervisor:
     """Load on a thread that gives way to others; threads of the model's own are begun later."""
-    found: list[Keeper] = []
+    found: list[Supervisor] = []
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -321,4 +329,4 @@ class _WireHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, as text."""
         with contextlib.suppress(WireClosedError):
-            self._wire.send(Logged(record.levelno, self.format(record)))
+            self._wire.send(LogRecord(record.levelno, self.format(record)))

@@ -6,7 +6,6 @@ Everything here runs on the thread that the model is on, except the loading besi
 from __future__ import annotations
 
 import gc
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -14,41 +13,44 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from safe_embed.errors import ReloadError
-from safe_embed.memory.limits import fits
+from safe_embed.inference.engine import Engine
 from safe_embed.memory.remedies import bound_tokenizer_cache, clear_tokenizer_cache
 from safe_embed.model.attributes import (
+    ModelFacts,
+    ModelSettings,
     apply_settings,
+    embedding_dimension,
+    ends_in_normalize,
     set_tokenizer,
-    user_settings,
     weights_bytes,
 )
 from safe_embed.model.canary import CANARY, is_same
-from safe_embed.model.engine import Engine
-from safe_embed.model.files import Identity
 from safe_embed.model.loader import Loading, ModelSource
 from safe_embed.pooling import normalize
+from safe_embed.supervision.conditions import Conditions
 from safe_embed.types import FloatArray, MemorySample
-
-# Without a model, a load is tried no more often than this.
-_RETRY_SECONDS = 10.0
 
 
 class _Look(NamedTuple):
-    """By what a model is known: what users set on it, and the vector of the canary."""
+    """By what a model is known: the type of its weights, and the vector of the canary."""
 
-    settings: dict[str, Any]
+    dtype: Any
     canary: FloatArray
 
 
-class Renewal:
-    """Exchanges what an engine works with.
+class ModelSwap:
+    """Exchanges the model and the tokenizer of an engine for fresh ones.
 
     Args:
         source: Where the model comes from.
         engine: Whose model and tokenizer are exchanged.
         measure: Takes a fresh measurement.
         trim: Gives freed memory back.
+        conditions: Clock, waits and headroom.
         load_bytes: What the first load was seen to take.
+
+    Attributes:
+        settings: What users have set; pushed into every fresh model.
     """
 
     def __init__(
@@ -57,9 +59,12 @@ class Renewal:
         engine: Engine,
         measure: Callable[[], MemorySample],
         trim: Callable[[], None],
+        conditions: Conditions,
         *,
         load_bytes: int,
     ) -> None:
+        self.settings = ModelSettings.of(engine.model)
+        self._conditions = conditions
         self._source = source
         self._engine = engine
         self._measure = measure
@@ -75,11 +80,6 @@ class Renewal:
         return not self._source.is_loaded
 
     @property
-    def identity(self) -> Identity:
-        """What the files of the model are known by."""
-        return self._source.identity
-
-    @property
     def is_lost(self) -> bool:
         """Whether there is no model: the old one was dropped, and the new one is not there."""
         return self._lost is not None
@@ -87,7 +87,17 @@ class Renewal:
     @property
     def is_due(self) -> bool:
         """Whether a lost model is to be loaded again."""
-        return self.is_lost and time.monotonic() >= self._retry_at
+        return self.is_lost and self._conditions.clock() >= self._retry_at
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Push settings into the model, and into those to come.
+
+        Args:
+            settings: Their current value.
+        """
+        self.settings = settings
+        if not self.is_lost:
+            apply_settings(self._engine.model, settings)
 
     def tokenizer(self) -> None:
         """Build the tokenizer anew from its own state, which holds no cache."""
@@ -123,10 +133,34 @@ class Renewal:
             try:
                 self._exchange(self._source.load(tokenizer), lost)
             finally:
-                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                self._retry_at = self._conditions.clock() + self._conditions.retry_seconds
         if tokenizer is not None:
             clear_tokenizer_cache(tokenizer)
         self._give_back(dropped)
+
+    def facts(self, held_bytes: int) -> ModelFacts:
+        """Say what is known of the model as it was loaded.
+
+        Args:
+            held_bytes: What the process holds with it, before any work.
+
+        Returns:
+            The facts.
+        """
+        model = self._engine.model
+        return ModelFacts(
+            ModelSettings.of(model),
+            str(model.device),
+            str(model.dtype),
+            ends_in_normalize(model),
+            embedding_dimension(model),
+            sorted(model.get_model_kwargs()),
+            weights_bytes(model),
+            held_bytes,
+            self.canary(),
+            self._engine.positions,
+            self._source.identity,
+        )
 
     def canary(self, engine: Engine | None = None) -> FloatArray:
         """Embed a fixed text, by which a model is known.
@@ -142,7 +176,9 @@ class Renewal:
 
     def _exchange(self, model: Any, look: _Look) -> None:
         """Put a fresh model in the place of the old one, if it is the same model."""
-        apply_settings(model, look.settings)
+        apply_settings(model, self.settings)
+        if model.dtype != look.dtype:
+            model.to(look.dtype)
         fresh = replace(self._engine, model=model, tokenizer=self._source.tokenizer_of(model))
         if not is_same(look.canary, self.canary(fresh)):
             raise ReloadError("The model that was loaded gives other vectors than the one before.")
@@ -152,14 +188,12 @@ class Renewal:
 
     def _has_room(self) -> bool:
         """Whether two models fit, into the memory of the process and that of the device."""
-        sample = self._measure()
-        return fits(self._load_bytes, sample.room_bytes) and fits(
-            weights_bytes(self._engine.model), sample.device_free_bytes
-        )
+        weights = weights_bytes(self._engine.model)
+        return self._conditions.headroom(self._measure(), self._load_bytes, weights)
 
     def _look(self) -> _Look:
-        """Note what a fresh model must be like, at the last moment: users may change settings."""
-        return _Look(user_settings(self._engine.model), self.canary())
+        """Note what a fresh model must be like, at the last moment: settings may have changed."""
+        return _Look(self._engine.model.dtype, self.canary())
 
     def _drop(self, tokenizer: Any) -> _Look:
         """Let the old model go before the new one comes; calls wait meanwhile."""

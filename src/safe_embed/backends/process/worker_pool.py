@@ -1,4 +1,4 @@
-"""A session whose model lives in processes of their own: the encoder's side of it."""
+"""The backend whose models live in worker processes: what their encoder sees of it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,52 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from safe_embed.backends.calls import (
+    CLOSED,
+    PendingCall,
+    check_caller,
+    check_pool,
+    wait_for,
+)
+from safe_embed.backends.interface import Backend
+from safe_embed.backends.process.dispatcher import Dispatcher
+from safe_embed.backends.process.slots import WorkerSpec
 from safe_embed.errors import ConfigError, ReloadError, WorkerError
-from safe_embed.model.dispatch import Dispatcher
-from safe_embed.model.inference import Inference, Request, Settings
+from safe_embed.inference.request import Call, Pool, Settings
+from safe_embed.model.attributes import ModelState
 from safe_embed.model.loader import ModelSource
-from safe_embed.model.messages import ModelFacts
-from safe_embed.model.places import Plan
-from safe_embed.model.remote import RemoteModel
 from safe_embed.model.surroundings import Surroundings, working_directory
-from safe_embed.model.turns import CLOSED, Job, Queue, check_caller, check_pool
 from safe_embed.pooling import mean_pool
+from safe_embed.supervision.conditions import Conditions
 from safe_embed.types import Hook, ReloadPolicy, Stats
 
 _CLOSE_SECONDS = 30.0
 # Whatever splits work among the cores reads one of these when it is first used.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 # Those that a fork must leave to the parent.
-_FLEETS: weakref.WeakSet[Fleet] = weakref.WeakSet()
+_POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 
-class Fleet(Queue[Inference]):
-    """Runs calls on a model in worker processes; what a :class:`Session` is for a thread.
+class WorkerPool:
+    """Does calls on models in worker processes; a :class:`Backend`.
 
     Args:
         source: Where the model comes from.
         settings: What the encoder does with every text.
         policy: When memory must be given back, up to a new process.
-        hooks: Who is told of it.
+        hooks: Are told what was done about memory.
+        conditions: Clock, waits, headroom and measurement.
         workers: How many processes.
         devices: Of the workers, in turn; ``None`` for the source's own.
-        timeout_seconds: After which a task's process is taken to hang; ``None`` for never.
-        opener: Whose pool this is; ``None`` for an encoder's own fleet.
+        timeout_seconds: After which a worker that does one task is taken to hang; ``None`` for
+            never.
+        opener: Whose further processes these are; ``None`` for an encoder's own.
 
     Raises:
         ConfigError: If something cannot be passed to another process.
@@ -55,11 +66,12 @@ class Fleet(Queue[Inference]):
         settings: Settings,
         policy: ReloadPolicy,
         hooks: Sequence[Hook] = (),
+        conditions: Conditions | None = None,
         *,
         workers: int = 1,
         devices: Sequence[str] | None = None,
         timeout_seconds: float | None = None,
-        opener: Fleet | None = None,
+        opener: WorkerPool | None = None,
     ) -> None:
         if sys.platform == "win32":
             raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
@@ -70,14 +82,15 @@ class Fleet(Queue[Inference]):
             )
         # Texts are pooled here, and so a function of the user's own may be anything.
         sent = replace(settings, pooling=mean_pool)
-        for name, value in (("model", source), ("splitter", sent), ("reload", policy)):
+        given = (("model", source), ("splitter", sent), ("reload", policy))
+        for name, value in given:
             _check_portable(name, value)
         threads = None if workers == 1 else max(1, _cores() // workers)
         names = _THREAD_VARIABLES if threads else ()
         places = [devices[at % len(devices)] if devices else None for at in range(workers)]
         self._hooks = tuple(hooks)
         self._settings = settings
-        self._plan = Plan(
+        self._spec = WorkerSpec(
             source,
             sent,
             policy,
@@ -90,20 +103,21 @@ class Fleet(Queue[Inference]):
                 | {name: os.environ.get(name, str(threads)) for name in names},
                 working_directory() if opener is None else opener.folder,
             ),
-            None if opener is None else opener.facts,
+            None if opener is None else opener.model.facts,
+            conditions or Conditions(),
         )
         self._is_closed = False
         self._starting = threading.Lock()
-        self._dispatcher = Dispatcher(self._plan, settings, self._hooks)
+        self._dispatcher = Dispatcher(self._spec, settings, self._hooks)
         self._begin()
-        _FLEETS.add(self)
+        _POOLS.add(self)
 
     def _begin(self) -> None:
         """Begin the thread and the workers, in this process."""
         dispatcher = self._dispatcher
         self._thread = threading.Thread(target=dispatcher.run, name="safe_embed", daemon=True)
         self._thread.start()
-        # The thread knows the dispatcher, not the fleet: an encoder that is dropped ends them all.
+        # The thread knows the dispatcher, not the pool: an encoder that is dropped ends them all.
         self._stop = weakref.finalize(self, _stop, dispatcher, self._thread, os.getpid())
         self._is_foreign = False
         try:
@@ -130,7 +144,7 @@ class Fleet(Queue[Inference]):
         with self._starting:
             if self._is_foreign:
                 old = self._dispatcher
-                self._dispatcher = Dispatcher(self._plan, self._settings, self._hooks, old)
+                self._dispatcher = Dispatcher(self._spec, self._settings, self._hooks, old.model)
                 self._begin()
         return self._dispatcher
 
@@ -140,8 +154,21 @@ class Fleet(Queue[Inference]):
         check_caller(self._thread)
         return self._ready
 
-    def _add(self, job: Job) -> None:
-        self._checked.add(job)
+    @property
+    def model(self) -> ModelState:
+        """What is known of the model."""
+        return self._ready.known_model
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Queue a call; see :meth:`Backend.submit`."""
+        dispatcher = self._checked
+        pending = PendingCall(partial(dispatcher.stages, call))
+        dispatcher.add(pending)
+        return pending.future
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the model, for calls that are queued from now on."""
+        self._ready.configure(**changes)
 
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Replace every worker, one after the other, while the others serve.
@@ -151,7 +178,8 @@ class Fleet(Queue[Inference]):
             keep_tokenizer: Means nothing here: a new process has a new one, and nobody waits.
 
         Raises:
-            ReloadError: If a new one could not be had; the old one serves on if it is still there.
+            ReloadError: If a new process could not be started; the old one serves on if it is
+                still there.
         """
         del keep_tokenizer
         for future in self._checked.reload(reason):
@@ -163,71 +191,39 @@ class Fleet(Queue[Inference]):
                 msg = "A worker process could not be replaced. See the error before this one."
                 raise ReloadError(msg) from error
 
-    @property
-    def facts(self) -> ModelFacts | None:
-        """What is known of the model."""
-        return self._ready.inference.facts
+    def idle(self) -> None:
+        """Wait until there is nothing left to do; see :meth:`Backend.idle`."""
+        wait_for(self._checked.idle())
 
     @property
     def folder(self) -> str | None:
         """What relative entries of ``sys.path`` mean to the workers."""
-        return self._plan.surroundings.folder
-
-    @property
-    def model(self) -> RemoteModel:
-        """The model's settings, for reading and changing."""
-        return self._ready.inference.known
-
-    @property
-    def is_between_models(self) -> bool:
-        """Whether settings cannot be read just now: never, they are here."""
-        return False
-
-    @property
-    def model_form(self) -> tuple[str, str]:
-        """Names of the type of the model's weights, and of its device."""
-        return self.model.dtype_name, self.model.device_name
-
-    @property
-    def limit_tokens(self) -> float | None:
-        """Tokens that the model reads of one chunk; ``None`` for any number."""
-        return self.model.max_seq_length
-
-    def set_limit(self, tokens: int) -> None:
-        """Set how many tokens the model reads of one chunk.
-
-        Args:
-            tokens: A positive number.
-        """
-        self.model.max_seq_length = tokens
-        self._ready.change(max_seq_length=tokens)
+        return self._spec.surroundings.folder
 
     @contextmanager
-    def lent(self, request: Request) -> Iterator[tuple[Fleet, Request]]:
-        """Say who does a call: a pool that it names, one for it alone, or this fleet.
+    def lend(self, pool: Pool | None) -> Iterator[tuple[Backend, None]]:
+        """Give the processes that do a call: those it names, some for it alone, or these.
 
         Args:
-            request: The call.
+            pool: Of the call; ``None`` for these.
 
         Yields:
-            The fleet, and the request without its pool.
+            The backend, and no pool.
 
         Raises:
             ConfigError: If the pool is another library's.
         """
-        options = request.pool_options
-        request = replace(request, pool_options={})
-        if not options:
-            yield self, request
-        elif options["pool"] is not None:
-            check_pool(options["pool"], "fleet")
-            yield options["pool"]["fleet"], request
+        if pool is None:
+            yield self, None
+        elif pool.processes is not None:
+            check_pool(pool.processes, "worker_pool")
+            yield pool.processes["worker_pool"], None
         else:
-            fleet = self.start_pool(options["device"])["fleet"]
+            lent = self.start_pool(pool.devices)["worker_pool"]
             try:
-                yield fleet, request
+                yield lent, None
             finally:
-                fleet.close()
+                lent.close()
 
     def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
         """Begin further workers, for calls that name them.
@@ -238,36 +234,29 @@ class Fleet(Queue[Inference]):
         Returns:
             A record, as upstream gives one.
         """
-        plan = self._plan
-        devices = [str(one) for one in devices or [self.model.device_name] * 2]
-        pool = Fleet(
-            plan.source,
+        spec, model = self._spec, self.model
+        devices = [str(device) for device in devices or [model.device] * 2]
+        pool = WorkerPool(
+            spec.source,
             self._settings,
-            plan.policy,
+            spec.policy,
             self._hooks,
+            spec.conditions,
             workers=len(devices),
             devices=devices,
-            timeout_seconds=plan.timeout_seconds,
+            timeout_seconds=spec.timeout_seconds,
             opener=self,
         )
-        limit = self.model.max_seq_length
-        if limit is not None and limit != pool.model.max_seq_length:
-            pool.set_limit(int(limit))
-        return {"fleet": pool, "processes": [one.pid for one in pool.stats.workers]}
+        limit = model.settings.max_seq_length
+        if limit != pool.model.settings.max_seq_length:
+            pool.configure(max_seq_length=limit)
+        pids = [worker.pid for worker in pool.stats.workers]
+        return {"worker_pool": pool, "processes": pids}
 
     @property
     def stats(self) -> Stats:
         """What was done so far."""
-        dispatcher = self._ready
-        workers = dispatcher.workers
-        return Stats(
-            *dispatcher.inference.done,
-            dispatcher.reloads,
-            dispatcher.newest_sample,
-            next((one.baseline for one in workers), None),
-            tuple(dispatcher.record.events),
-            workers,
-        )
+        return self._ready.stats
 
     def close(self) -> None:
         """End all workers; calls that wait get an error. May be called again."""
@@ -306,8 +295,8 @@ def _cores() -> int:
 
 
 def _after_fork() -> None:
-    for fleet in tuple(_FLEETS):
-        fleet.forked()
+    for pool in tuple(_POOLS):
+        pool.forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,26 +1,36 @@
-"""A loaded model at work: the tasks of a flow, done where the model is.
+"""Does tasks with a loaded model.
 
-Everything here runs on one thread, the session's or that of a worker process.
+Everything here runs on one thread: that of a thread backend, or that of a worker process.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 
+from safe_embed.inference.pipeline import DEFAULT_CHUNK_TOKENS
+from safe_embed.inference.request import Settings
+from safe_embed.inference.tasks import (
+    ChunkTexts,
+    CopyTokenizer,
+    EmbedBatch,
+    EncodeUpstream,
+    Outcome,
+    StartProcesses,
+    Task,
+    Work,
+)
 from safe_embed.memory.remedies import trim
 from safe_embed.model import unpadded
 from safe_embed.model.attributes import least, position_tokens
-from safe_embed.model.batching import needs_padding, work
-from safe_embed.model.inference import Inference, Task
+from safe_embed.model.batching import needs_padding, token_counts
 from safe_embed.model.tokenization import ModelReader
 from safe_embed.text.graphemes import between_clusters
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
@@ -32,20 +42,20 @@ logger = logging.getLogger("safe_embed")
 
 
 @dataclass(slots=True)
-class Engine(Inference):
-    """Does what a flow asks for, with one model.
+class Engine:
+    """Does tasks with one model.
 
     Args:
         settings: What the encoder does with every text.
-        unit_length: Whether the model ends in Normalize.
         model: The model, in evaluation mode; may be exchanged between two tasks.
         tokenizer: Its tokenizer, used by this object alone; likewise.
+        unpadded: Whether batches go through this model without padding, on a CPU.
 
     Attributes:
-        unpadded: Whether batches go through this model without padding, on a CPU.
         positions: Tokens that the model has positions for; ``None`` for any number.
     """
 
+    settings: Settings
     model: SentenceTransformer
     tokenizer: Any
     unpadded: bool = False
@@ -54,81 +64,66 @@ class Engine(Inference):
     def __post_init__(self) -> None:
         self.positions = position_tokens(self.model)
 
-    @property
-    def limit_tokens(self) -> float | None:
-        """Tokens that the model reads of one chunk: as it says itself, or as it has positions."""
-        return least(self.model.max_seq_length, self.positions)
-
-    @property
-    def device_type(self) -> str:
-        """Kind of the device that the model is on."""
-        return self.model.device.type
-
-    def do(self, task: Task) -> Any:
+    def do(self, task: Task) -> Outcome:
         """Do a task.
 
         Args:
             task: Any task.
 
         Returns:
-            Its result: a sequence with one value for each of its items.
+            A value for each of its items, and what was done for them.
         """
-        return getattr(self, task.name)(task.items, **task.options)
+        match task:
+            case ChunkTexts():
+                return Outcome(self._chunk(task))
+            case EmbedBatch():
+                return self._forward(task)
+            case EncodeUpstream():
+                return self._encode_upstream(task)
+            case CopyTokenizer():
+                return Outcome([deepcopy(self.tokenizer)])
+            case StartProcesses():
+                start = self.model.start_multi_process_pool
+                return Outcome([start(devices) for devices in task.items])
+            case _:
+                assert_never(task)
 
-    def chunk(
-        self, texts: Sequence[str], *, prompt: str, want_spans: bool, first_index: int
-    ) -> list[ChunkedInput]:
+    def _chunk(self, task: ChunkTexts) -> list[ChunkedInput]:
         """Cut texts into chunks, or off, as the settings say."""
-        reader = self._reader(prompt)
-        budget = self.budget_tokens
+        reader, budget = self._reader(task.prompt), task.budget_tokens
         if self.settings.on_long == "truncate":
-            return [_truncated(reader, text, budget, want_spans=want_spans) for text in texts]
-        return self.settings.chunker.chunk(texts, reader, budget, first_index)
+            spans = task.want_spans
+            return [_truncated(reader, text, budget, want_spans=spans) for text in task.items]
+        return self.settings.chunker.chunk(task.items, reader, budget, task.first_index)
 
-    def forward(
-        self,
-        encodings: Sequence[Encoding],
-        *,
-        prompt: str,
-        shape: tuple[int, int],
-        device: Any,
-        model_kwargs: Mapping[str, Any],
-    ) -> FloatArray:
-        """Embed one batch, padded to *shape* at least; gives vectors of shape (n, dimension)."""
-        if device is not None:  # a worker that has not been told otherwise
-            self.move(device)
-        embed = partial(self._embed, prompt=prompt, model_kwargs=model_kwargs)
-        found = self._in_parts(embed, encodings, *shape)
-        fills = not self._unpads(encodings, model_kwargs)
-        self.done = self.done.plus(**work(encodings, shape, fills=fills))
-        return found
+    def _forward(self, task: EmbedBatch) -> Outcome:
+        """Embed one batch."""
+        if task.device is not None:
+            self.model.to(task.device)
+        embed = partial(self._embed, prompt=task.prompt, model_kwargs=task.model_kwargs)
+        vectors = self._in_parts(embed, task.items, *task.shape)
+        is_padded = not self._unpads(task.items, task.model_kwargs)
+        tokens, padding = token_counts(task.items, task.shape, is_padded=is_padded)
+        device = None if task.device is None else str(self.model.device)
+        return Outcome(vectors, Work(tokens=tokens, padding=padding), device)
 
-    def raw(self, texts: Sequence[str], *, upstream: Mapping[str, Any]) -> list[Any]:
-        """Do what upstream's own ``encode`` does, one value a text."""
-        found: list[Any] = self.model.encode(list(texts), **upstream)
-        return found
-
-    def raw_elsewhere(self, pieces: Sequence[str], *, upstream: Mapping[str, Any]) -> FloatArray:
-        """Let upstream's own processes embed pieces that fit; all dimensions."""
-        vectors: FloatArray = self.model.encode(pieces, truncate_dim=sys.maxsize, **upstream)
-        return vectors
-
-    def move(self, device: Any) -> None:
-        """Move the model to another device."""
-        self.model.to(device)
-
-    def copies(self, names: Sequence[str]) -> list[Any]:
-        """Copy parts that are not to be shared between threads."""
-        return [deepcopy(getattr(self, name)) for name in names]
+    def _encode_upstream(self, task: EncodeUpstream) -> Outcome:
+        """Call upstream's own ``encode``, which moves the model where it is asked to."""
+        before = self.model.device
+        values = self.model.encode(list(task.items), **task.options)
+        after = self.model.device
+        return Outcome(values, device=None if after == before else str(after))
 
     def embed_now(self, texts: Sequence[str]) -> FloatArray:
         """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""
         reader = self._reader("")
-        encodings = [reader.truncate(text, self.budget_tokens)[0] for text in texts]
+        limit = least(self.model.max_seq_length, self.positions) or DEFAULT_CHUNK_TOKENS
+        budget = int(min(limit, DEFAULT_CHUNK_TOKENS))
+        encodings = [reader.truncate(text, budget)[0] for text in texts]
         return self._embed(encodings, shape=(0, 0))
 
     def _unpads(self, encodings: Sequence[Encoding], model_kwargs: Mapping[str, Any]) -> bool:
-        can = self.unpadded and self.device_type == "cpu" and not model_kwargs
+        can = self.unpadded and self.model.device.type == "cpu" and not model_kwargs
         return can and needs_padding(encodings)
 
     def _reader(self, prompt: str) -> ModelReader:
@@ -148,7 +143,7 @@ class Engine(Inference):
             if len(encodings) == 1 or not _is_out_of_memory(error):
                 raise
         # Not above: while the error is held, it holds the tensors of the failed attempt.
-        trim(self.device_type)
+        trim(self.model.device.type)
         middle = -(-len(encodings) // 2)
         logger.warning(
             "No memory on %s for a batch of %d chunks of up to %d tokens: halved. A smaller "

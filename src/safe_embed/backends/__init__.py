@@ -1,0 +1,1 @@
+"""Where the model lives: on a thread of this process, or in worker processes."""

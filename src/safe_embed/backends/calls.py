@@ -1,0 +1,187 @@
+"""A call on its way: how far it is, which tasks it waits for, and where its result goes."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from safe_embed._errors_foreign import deliverable
+from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.inference.tasks import CallEnded, Flow, Task, Wave
+
+T = TypeVar("T")
+
+CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
+
+
+def wait_for(future: Future[T]) -> T:
+    """Wait for the result of a call; cancel the call if the wait is broken off, as by Ctrl-C.
+
+    Args:
+        future: What a backend gave.
+
+    Returns:
+        The result.
+    """
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def settle(future: Future[Any], value: Any = None, error: BaseException | None = None) -> None:
+    """Give a future its result or error, unless it has been cancelled or has either already.
+
+    Args:
+        future: Any future.
+        value: The result.
+        error: The error; wins over *value*.
+    """
+    with suppress(RuntimeError, InvalidStateError):
+        if not future.done() and future.set_running_or_notify_cancel():
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(deliverable(error))
+
+
+def check_caller(thread: threading.Thread) -> None:
+    """Refuse a caller that would wait for itself.
+
+    Args:
+        thread: The thread of the backend.
+
+    Raises:
+        WorkerError: If the caller runs on it.
+    """
+    if threading.current_thread() is thread:
+        raise WorkerError(
+            "The encoder was called from its own thread, by a hook or a pooling function, and "
+            "would wait for itself for ever. Call it from elsewhere."
+        )
+
+
+def check_pool(pool: Any, key: str) -> None:
+    """Refuse a pool that an encoder with another isolation has started.
+
+    Args:
+        pool: What the caller passed.
+        key: A key of the right kind of pool.
+
+    Raises:
+        ConfigError: If *pool* is none.
+    """
+    if not isinstance(pool, Mapping) or key not in pool:
+        raise ConfigError(
+            "pool=… was not started by an encoder of this kind. Pass what this encoder's own "
+            "start_multi_process_pool() gives."
+        )
+
+
+@dataclass(slots=True, eq=False)
+class PendingTask:
+    """A task that waits for its turn, or is being done.
+
+    Attributes:
+        task: What to do.
+        note: Takes the values: the call, or what puts the two halves of a parted task together.
+        deaths: How many worker processes have died of the task.
+    """
+
+    task: Task
+    note: Callable[[Any], None]
+    deaths: int = 0
+
+    def halves(self) -> tuple[PendingTask, PendingTask]:
+        """Part a task that has more than one item in two; their values become one list again."""
+        middle = len(self.task.items) // 2
+        values: dict[int, Any] = {}
+
+        def note(half: int, part: Any) -> None:
+            values[half] = part
+            if len(values) > 1:
+                self.note([*values[0], *values[1]])
+
+        # mypy sees the union of the kinds of items only.
+        first = replace(self.task, items=self.task.items[:middle])  # type: ignore[arg-type]
+        second = replace(self.task, items=self.task.items[middle:])  # type: ignore[arg-type]
+        return PendingTask(first, partial(note, 0)), PendingTask(second, partial(note, 1))
+
+
+@dataclass(slots=True, eq=False)
+class PendingCall:
+    """A call that waits, or is under way.
+
+    Args:
+        begin: Gives the stages of the call, once its turn has come.
+
+    Attributes:
+        future: Of the caller.
+        pending: Tasks of the current stage that nobody does yet.
+    """
+
+    begin: Callable[[], Flow[Any]]
+    future: Future[Any] = field(default_factory=Future)
+    pending: deque[PendingTask] = field(default_factory=deque)
+    _flow: Flow[Any] | None = None
+    _wave: Wave | None = None
+    _values: list[Any] = field(default_factory=list)
+    _open: int = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether tasks are under way that the next stage needs."""
+        return self._open > 0
+
+    def advance(self) -> CallEnded | None:
+        """Go on to the next stage, or to the end of the call.
+
+        Returns:
+            What is to be counted, if anything; then :attr:`future` may be done.
+        """
+        try:
+            if self._flow is None:
+                self._flow = self.begin()
+            stage = self._flow.send(None if self._wave is None else self._values)
+        except StopIteration as done:  # of a generator it is its end, and nothing else
+            settle(self.future, done.value)
+            return None
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            settle(self.future, error=raised)
+            return None
+        if isinstance(stage, CallEnded):
+            self._wave = None
+            return stage
+        self._wave = stage
+        self.pending.extend(
+            PendingTask(task, partial(self._note, index)) for index, task in enumerate(stage.tasks)
+        )
+        self._values = [None] * len(stage.tasks)
+        self._open = len(stage.tasks)
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an error.
+
+        Args:
+            error: The error.
+        """
+        self.pending.clear()
+        if self._flow is not None:
+            with suppress(BaseException):  # of a progress bar: there is an error to tell already
+                self._flow.close()
+        settle(self.future, error=error)
+
+    def _note(self, index: int, values: Any) -> None:
+        """Take the values of a task of the stage."""
+        self._values[index] = values
+        self._open -= 1
+        if self._wave is not None and self._wave.bar is not None:
+            self._wave.bar.update()

@@ -1,0 +1,1 @@
+"""The backend whose models live in worker processes."""

@@ -1,0 +1,245 @@
+"""The backend whose model lives on one thread of this process, whoever calls.
+
+OpenMP and the allocator keep state for every thread that calls in: 60 calling threads cost 265 MB
+and 120 native threads with sentence-transformers alone (docs/ja/growth.md). Here they cost a queue.
+
+Calls are served in turn, a batch at a time, so that a short one need not wait for a long one.
+Between two batches the supervisor looks at memory, and gives back what a policy asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from safe_embed._errors_foreign import deliverable
+from safe_embed.backends.call_queue import CallQueue
+from safe_embed.backends.calls import (
+    CLOSED,
+    PendingCall,
+    PendingTask,
+    check_caller,
+    check_pool,
+    settle,
+    wait_for,
+)
+from safe_embed.backends.event_loop import EventLoop
+from safe_embed.backends.interface import Backend
+from safe_embed.errors import WorkerError
+from safe_embed.inference.pipeline import Pipeline
+from safe_embed.inference.request import Call, Pool, Settings, StartPool
+from safe_embed.inference.tasks import Work
+from safe_embed.memory.remedies import trim
+from safe_embed.model.attributes import ModelState
+from safe_embed.model.loader import ModelSource
+from safe_embed.supervision.conditions import Conditions
+from safe_embed.supervision.supervisor import Supervisor
+from safe_embed.types import Hook, ReloadPolicy, Stats
+
+# How long close() waits for the batch in progress.
+_CLOSE_SECONDS = 30.0
+
+
+class ThreadBackend:
+    """Does calls on a model in this process; a :class:`Backend`.
+
+    Args:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When memory must be given back.
+        hooks: Are told what was done about memory.
+        conditions: Clock, waits, headroom and measurement.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: Settings,
+        policy: ReloadPolicy,
+        hooks: Sequence[Hook] = (),
+        conditions: Conditions | None = None,
+    ) -> None:
+        given = conditions or Conditions()
+        load = partial(Supervisor, source.held(), settings, policy, hooks, given)
+        self._pid = os.getpid()
+        # The thread knows the loop, not the backend: an encoder that is dropped ends its thread.
+        self._loop: _Loop | None = _Loop(load, settings, given)
+        self._thread = threading.Thread(target=self._loop.run, name="safe_embed", daemon=True)
+        self._thread.start()
+        self._stop = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
+        self._loop.begun.result()
+
+    @property
+    def model(self) -> ModelState:
+        """What is known of the model."""
+        return self._open.model
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Queue a call; see :meth:`Backend.submit`."""
+        loop = self._checked
+        pending = PendingCall(partial(loop.pipeline.stages, call))
+        loop.add(pending)
+        return pending.future
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the model, for calls that are queued from now on."""
+        loop = self._open
+        push = partial(loop.supervisor.configure, loop.model.change(**changes))
+        if loop.supervisor.swap.can_load or threading.current_thread() is self._thread:
+            loop.post(push)
+        else:  # the model is the caller's own, who may look at it next
+            wait_for(loop.promise(lambda future: settle(future, push())))
+
+    def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
+        """Load the model anew; see :meth:`Backend.reload`."""
+        loop = self._checked
+
+        def request(future: Future[Any]) -> None:
+            done = partial(settle, future, None)
+            loop.supervisor.request_reload(reason, done, keep_tokenizer=keep_tokenizer)
+
+        wait_for(loop.promise(request))
+
+    def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
+        """Start upstream's own processes; see :meth:`Backend.start_pool`."""
+        record: dict[str, Any] = wait_for(self.submit(StartPool(devices)))
+        return record
+
+    @contextmanager
+    def lend(self, pool: Pool | None) -> Iterator[tuple[Backend, Pool | None]]:
+        """Pass a call on as it is: upstream's own pools are used from here.
+
+        Args:
+            pool: Of the call.
+
+        Yields:
+            This backend, and the pool.
+
+        Raises:
+            ConfigError: If the pool has worker processes of ours, which isolation="process" takes.
+        """
+        if pool is not None and pool.processes is not None:
+            check_pool(pool.processes, "input")
+        yield self, pool
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return self._open.supervisor.stats
+
+    def idle(self) -> None:
+        """Wait until there is nothing left to do; see :meth:`Backend.idle`."""
+        wait_for(self._checked.idle())
+
+    def close(self) -> None:
+        """End the thread and drop the model; calls that wait get an error. May be called again."""
+        self._stop()
+        if self._loop is not None:
+            self._loop = None
+            trim()
+
+    @property
+    def _open(self) -> _Loop:
+        if self._loop is None:
+            raise WorkerError(CLOSED)
+        return self._loop
+
+    @property
+    def _checked(self) -> _Loop:
+        """The loop, for a caller that will wait for it."""
+        check_caller(self._thread)
+        if os.getpid() != self._pid:
+            raise WorkerError(
+                f"This SafeEncoder was made in process {self._pid}; its thread and model are not "
+                f"in the forked process {os.getpid()}. Make a new one there, after the fork.\n"
+                "fork した子プロセスでは使えません。子プロセスの中で作り直してください。"
+            )
+        return self._open
+
+
+class _Loop(EventLoop):
+    """The thread of the backend: a task of a call, then a look at memory, and so on.
+
+    Args:
+        load: Loads the model; called on the thread.
+        settings: What the encoder does with every text.
+        conditions: Says how long to wait before the look of an idle encoder.
+    """
+
+    model: ModelState
+    pipeline: Pipeline
+    supervisor: Supervisor
+
+    def __init__(
+        self, load: Callable[[], Supervisor], settings: Settings, conditions: Conditions
+    ) -> None:
+        super().__init__()
+        self.calls = CallQueue(self._count_call)
+        self._load: Callable[[], Supervisor] | None = load
+        self._settings = settings
+        self._idle_seconds = conditions.idle_seconds
+        self._waits = False
+
+    def begin(self) -> None:
+        """Load the model."""
+        load, self._load = self._load, None
+        if load is None:
+            return
+        try:
+            self.supervisor = load()
+            self.model = ModelState(self.supervisor.facts)
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller of SafeEncoder()
+            self._is_closed = True
+            self.begun.set_exception(deliverable(raised))
+            return
+        self.pipeline = Pipeline(self._settings, self.model)
+        self.begun.set_result(None)
+
+    def turn(self) -> float | None:
+        """Do one task, and take a look at memory."""
+        self.calls.advance()
+        pending = self.calls.next()
+        if pending is not None:
+            self._do(*pending)
+            self.calls.advance()
+        has_worked = pending is not None
+        # Texts and results belong to the callers: held here, they would count as growth.
+        del pending
+        self._waits = self.supervisor.watch(is_quiet=self.calls.is_quiet)
+        if self._waits or self.calls.has_tasks:
+            return 0.0
+        return self._idle_seconds if has_worked else None
+
+    def _do(self, call: PendingCall, pending: PendingTask) -> None:
+        try:
+            outcome = self.supervisor.do(pending.task)
+        except BaseException as error:  # noqa: BLE001 it belongs to the caller
+            self.calls.fail(call, error)
+            return
+        if outcome.device is not None:
+            self.supervisor.configure(self.model.change(device=outcome.device))
+        self.calls.note(call, pending, outcome.values)
+
+    def _count_call(self, texts: int) -> None:
+        self.supervisor.count(Work(calls=1, texts=texts))
+
+    def check_idle(self) -> bool:
+        """Tell whether there is no call, and nothing that the supervisor waits for."""
+        return self.calls.is_empty and not self._waits
+
+    def end(self) -> None:
+        """Nothing is left to let go of: the model goes with the loop."""
+
+
+def _stop(loop: _Loop, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return
+    loop.close()
+    if thread is not threading.current_thread():
+        thread.join(_CLOSE_SECONDS)

@@ -1,0 +1,123 @@
+"""Calls: what a backend is asked to do, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from safe_embed.pooling import PoolingFunction
+from safe_embed.text.chunking import Chunker
+
+OnLong = Literal["chunk", "truncate", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an encoder does with every text; see :class:`safe_embed.SafeEncoder`."""
+
+    chunker: Chunker
+    pooling: PoolingFunction
+    max_chunk_tokens: int | None = None
+    on_long: OnLong = "chunk"
+    max_batch_tokens: int | None = None
+    few_shapes: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Processes besides the encoder's own that are to embed the chunks of a call.
+
+    Attributes:
+        processes: What ``start_multi_process_pool`` gave; ``None`` starts some for this call.
+        devices: One for each process that is started.
+        chunk_size: Chunks of text in a message to a process of upstream's.
+    """
+
+    processes: Mapping[str, Any] | None
+    devices: Any = None
+    chunk_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to embed, and how.
+
+    Attributes:
+        texts: Checked texts.
+        prompt: What goes in front of every chunk.
+        batch_size: Caps a batch at this many times the budget, in tokens.
+        show_progress_bar: Whether to draw a bar.
+        device: Where to move the model first, or ``None``.
+        model_kwargs: Further arguments of the model's forward, such as ``task``.
+        pool: Which other processes embed the chunks; ``None`` for none.
+        first_index: The number of the first text, for messages about a part of a stream.
+    """
+
+    texts: Sequence[str]
+    prompt: str = ""
+    batch_size: int = 32
+    show_progress_bar: bool = False
+    device: Any = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    pool: Pool | None = None
+    first_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Embed texts; the result is an array, float32, shape (n_texts, dimension).
+
+    Raises TextTooLongError before anything is computed; WorkerError if no process survives some
+    texts, with the results of the others.
+    """
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedChunks:
+    """Embed texts and keep the vectors of their chunks; the result is a list of ChunkedText."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRaw:
+    """Give all outputs of the model for texts that fit, by upstream's own ``encode``.
+
+    TextTooLongError if texts do not fit: their chunks have no common tokens to give.
+
+    Attributes:
+        request: The texts.
+        upstream: Further arguments of upstream's ``encode``.
+    """
+
+    request: Request
+    upstream: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTexts:
+    """Say what would happen to texts; the result is a list of TextPlan."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTokenizer:
+    """Copy the tokenizer; the result is the copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartPool:
+    """Start upstream's own processes; the result is upstream's record of them.
+
+    Attributes:
+        devices: One for each process; ``None`` for upstream's choice.
+    """
+
+    devices: list[str] | None
+
+
+Call: TypeAlias = Embed | EmbedChunks | EmbedRaw | PlanTexts | FetchTokenizer | StartPool

@@ -1,0 +1,68 @@
+"""Texts that come one after the other: embedded in portions of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.inference.request import Embed, Request
+from safe_embed.inputs import portions
+from safe_embed.types import FloatArray
+
+
+def check_stream(inputs: Any) -> None:
+    """Refuse what is no stream of texts, before anything is read.
+
+    Args:
+        inputs: What the caller passed.
+
+    Raises:
+        ConfigError: If *inputs* is a single text, has no order, or is no iterable.
+    """
+    if isinstance(inputs, str | bytes | Mapping | set | frozenset) or not isinstance(
+        inputs, Iterable
+    ):
+        msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; encode takes one."
+        raise ConfigError(msg)
+
+
+def stream_vectors(
+    inputs: Iterable[str],
+    request: Callable[[], Request],
+    embed: Callable[[Embed], Any],
+    finish: Callable[[FloatArray], np.ndarray[Any, Any]],
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Embed a stream, a portion at a time.
+
+    Args:
+        inputs: Gives texts; read only as far as vectors are taken.
+        request: Makes the request of a portion, without its texts.
+        embed: Does a call and waits for it.
+        finish: Takes raw vectors of shape (n, dimension) and gives those of the caller.
+
+    Yields:
+        A vector (dimension,) for each text, in order.
+
+    Raises:
+        InvalidTextError: If an input is no text; the vectors of all texts before it come first.
+        WorkerError: If no worker process survives a text; likewise.
+    """
+    first = 0
+    for texts in filter(None, portions(inputs)):
+        lost: WorkerError | None = None
+        try:
+            vectors = list(embed(Embed(replace(request(), texts=texts, first_index=first))))
+        except WorkerError as error:
+            # As with bad input: what stands before it is given first.
+            lost = error
+            vectors = list(takewhile(lambda vector: vector is not None, error.results))
+        first += len(texts)
+        if vectors:
+            yield from finish(np.stack(vectors))
+        if lost is not None:
+            raise lost

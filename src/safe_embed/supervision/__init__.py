@@ -1,0 +1,1 @@
+"""One loaded model kept in shape: measured, given fresh parts, and exchanged."""

@@ -1,0 +1,395 @@
+"""Keeps one loaded model in shape: counts its work, asks the policy, renews what has grown.
+
+Everything here runs on one thread, that of the model, except loading a new model beside the old.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from safe_embed._errors_foreign import called
+from safe_embed.errors import ReloadError
+from safe_embed.inference.engine import Engine
+from safe_embed.inference.request import Settings
+from safe_embed.inference.tasks import Outcome, Task, Work
+from safe_embed.memory.event_log import EventLog
+from safe_embed.memory.forecast import early_reason
+from safe_embed.memory.remedies import (
+    BelowNeed,
+    Ladder,
+    Remedy,
+    bound_tokenizer_cache,
+    clear_tokenizer_cache,
+    forgets,
+    is_kept,
+    trim,
+)
+from safe_embed.model.attributes import ModelFacts, ModelSettings
+from safe_embed.model.loader import ModelSource
+from safe_embed.model.unpadded import is_supported
+from safe_embed.supervision.conditions import Conditions
+from safe_embed.supervision.handover import Handover
+from safe_embed.supervision.model_swap import ModelSwap
+from safe_embed.supervision.usage import UsageMeter
+from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, Stats, Usage
+
+logger = logging.getLogger("safe_embed")
+
+# Calls after which even a model that loses much has not lost much yet.
+_FIRST_CALLS = 2
+# How old a look at memory may be: a call that loses 50 MiB takes longer than that. A look takes
+# 0.05 ms, so that it costs half a percent of the time.
+_LOOK_SECONDS = 0.01
+
+
+class ReloadRequest(NamedTuple):
+    """A caller has asked for a new model.
+
+    Attributes:
+        reason: Why.
+        keep_tokenizer: Whether the tokenizer stays.
+        done: Is told when the model was exchanged, or what kept it from that.
+    """
+
+    reason: str
+    keep_tokenizer: bool
+    done: Callable[[BaseException | None], None]
+
+
+class Supervisor:
+    """A loaded model, and all that is done to keep it small.
+
+    Args:
+        source: Where the model comes from.
+        settings: What the encoder does with every text.
+        policy: When something must be done.
+        hooks: Are told what was done.
+        conditions: Clock, waits, headroom and measurement.
+        request_replacement: Asks for another process in the place of this one; ``None`` where
+            there is none.
+
+    Attributes:
+        engine: Does the tasks.
+        handover: Asks for another process in the place of this one.
+        swap: Exchanges model and tokenizer.
+        meter: Counts, and keeps the baseline.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: Settings,
+        policy: ReloadPolicy,
+        hooks: Sequence[Hook] = (),
+        conditions: Conditions | None = None,
+        request_replacement: Callable[[Reason], None] | None = None,
+    ) -> None:
+        given = conditions or Conditions()
+        began = given.clock()
+        self._climbs_for: Reason | None = None
+        self._policy = policy
+        self._log = EventLog(hooks)
+        before = given.sampler().take(fresh=True)
+        model = source.load()
+        self.engine = Engine(settings, model, source.tokenizer_of(model))
+        self.engine.unpadded = not settings.few_shapes and is_supported(model)
+        bound_tokenizer_cache(self.engine.tokenizer)
+        self._device = model.device.type
+        self._sampler = given.sampler(self._device, min_seconds=_LOOK_SECONDS)
+        after = self._sampler.take(fresh=True)
+        self.handover = Handover(request_replacement, given.clock() - began)
+        self.swap = ModelSwap(
+            source.pinned(model),
+            self.engine,
+            self._measure,
+            self._trim,
+            given,
+            load_bytes=max(0, (after.held_bytes or 0) - (before.held_bytes or 0)),
+        )
+        self._ladder = Ladder(self._remedies(), self._measure, self._report, given.clock)
+        self._climb: Iterator[None] | None = None
+        self._requests: deque[ReloadRequest] = deque()
+        self._reloads = 0
+        # Whether the model was loaded because the one before it exceeded a bound.
+        self._is_for_bound = False
+        self._below_need: BelowNeed | None = None
+        self.meter = UsageMeter(self._sampler, self._trim, given.clock)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model as it was loaded; to be asked for before any work."""
+        return self.swap.facts(self.sample.held_bytes or 0)
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return Stats(
+            *self.meter.done,
+            self._reloads,
+            self._sampler.take(),
+            self.meter.baseline,
+            tuple(self._log.events),
+        )
+
+    @property
+    def sample(self) -> MemorySample:
+        """The newest measurement."""
+        return self._sampler.take()
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Push settings into the model, and into those to come.
+
+        Args:
+            settings: Their current value.
+        """
+        try:
+            self.swap.configure(settings)
+        except Exception as error:  # noqa: BLE001 a module of the user's own
+            logger.warning("a setting could not be pushed: %s", type(error).__name__)
+
+    def do(self, task: Task) -> Outcome:
+        """Do a task; load the model first if that failed after the old one was dropped.
+
+        Args:
+            task: Any task.
+
+        Returns:
+            Its outcome, which has been counted.
+
+        Raises:
+            ReloadError: If there is no model, and none can be loaded yet.
+        """
+        if self.swap.is_due:
+            for _ in self._ladder.take(Rung.MODEL, "the model is missing"):
+                pass
+        if self.swap.is_lost:
+            raise ReloadError(
+                "There is no model: there was no room for two, and after the old one was dropped "
+                "the new one could not be loaded. It is tried again with later calls; the log says "
+                "why it failed."
+            )
+        outcome = self.engine.do(task)
+        self.meter.count(outcome.work)
+        return outcome
+
+    def count(self, work: Work) -> None:
+        """Take note of work, for ``stats`` and for policies.
+
+        Args:
+            work: What was done besides the tasks: calls that have ended.
+        """
+        self.meter.count(work)
+
+    def watch(self, *, is_quiet: bool = True) -> bool:
+        """Ask the policy, and take the next step of what it asks for.
+
+        Args:
+            is_quiet: Whether no call is under way, whose texts and results would be counted.
+
+        Returns:
+            Whether a step is under way that has to wait for something.
+        """
+        if self.handover.is_requested:
+            return False  # another process will take over, however long it takes to load
+        if self._climb is None and not self.swap.is_lost:
+            self.meter.settle(is_quiet=is_quiet)
+        try:
+            if self._climb is None:
+                self._climb = self._requested_climb() or self._climb_of_policy()
+            if self._climb is None:
+                return False
+            next(self._climb)
+        except StopIteration:
+            self._climb = None
+        except BaseException:  # a policy is code of the user's own, and must not end the thread
+            logger.warning("the policy, or what it asked for, failed", exc_info=True)
+            self._climb = None
+        return self._climb is not None or bool(self._requests)
+
+    # A new model on request
+
+    def request_reload(
+        self,
+        reason: str,
+        done: Callable[[BaseException | None], None],
+        *,
+        keep_tokenizer: bool,
+    ) -> None:
+        """Let :meth:`watch` load model and tokenizer anew, because a caller asks for it.
+
+        Args:
+            reason: Why.
+            done: Is called with ``None`` then, or with a ReloadError if it failed; the old model
+                serves on if it is still there.
+            keep_tokenizer: Whether the tokenizer stays.
+        """
+        if self.swap.can_load:
+            self._requests.append(ReloadRequest(reason, keep_tokenizer, done))
+            return
+        done(
+            ReloadError(
+                "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
+                "folder or a loader to SafeEncoder instead of a SentenceTransformer."
+            )
+        )
+
+    def _requested_climb(self) -> Iterator[None] | None:
+        return self._reload(self._requests.popleft()) if self._requests else None
+
+    def _reload(self, request: ReloadRequest) -> Iterator[None]:
+        """Load the model anew for a request, and say how that ended."""
+        self._climbs_for = None
+        tokenizer = self.engine.tokenizer if request.keep_tokenizer else None
+        remedy = partial(self._renew, tokenizer)
+        error: BaseException | None
+        try:
+            _, error = yield from self._ladder.take(Rung.MODEL, request.reason, remedy=remedy)
+        except Exception as raised:  # noqa: BLE001 it belongs to the caller of reload()
+            error = raised
+        if error is None:
+            request.done(None)
+            return
+        left = "there is none now" if self.swap.is_lost else "the old one serves on"
+        failed = ReloadError(
+            f"The model could not be loaded anew; {left}. See the error before this one."
+        )
+        failed.__cause__ = error
+        request.done(failed)
+
+    # Another process in the place of this one
+
+    @property
+    def below_need(self) -> BelowNeed | None:
+        """What is known of a bound that a new model or process does not keep."""
+        return self._below_need
+
+    def expect_replacement(self, lead_seconds: float) -> None:
+        """Take it as known that another process helps, and how long it takes to take over.
+
+        Args:
+            lead_seconds: How long the process before this one waited for this one.
+        """
+        self._is_for_bound = True
+        self.handover.expect(lead_seconds)
+        self._ladder.learn(Rung.PROCESS)
+
+    def expect_miss(self, known: BelowNeed) -> None:
+        """Take it as known that a new process does not lead below a bound of the policy.
+
+        Args:
+            known: What an earlier process has seen.
+        """
+        self._below_need = known
+        self._ladder.expect_miss(Rung.PROCESS, *known)
+
+    def _replace_process(self) -> Iterator[None]:
+        reason = self._climbs_for
+        return iter(()) if reason is None else self.handover.replace(reason)
+
+    # The policy
+
+    def _climb_of_policy(self) -> Iterator[None] | None:
+        """Ask the policy; give the climb that it asks for."""
+        if self.swap.is_lost:
+            return None
+        usage = self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
+        self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
+        reason = self._ask_policy(usage)
+        # What is only forecast says nothing of what the process needs.
+        is_below_need = reason is not None and self._is_below_need(reason, usage)
+        if reason is None and self.handover.is_possible:
+            reason = early_reason(usage, self.handover.lead_seconds, self._ask_policy)
+        if reason is not None and reason.rung == Rung.MODEL and self.handover.is_possible:
+            # A new process has a new model too, and nobody waits for it.
+            reason = replace(reason, rung=Rung.PROCESS)
+        self._climbs_for = reason
+        if reason is None:
+            return None
+        if is_below_need:
+            return self._report_below_need(reason, usage.sample)
+        return self._ladder.climb(reason, usage.sample)
+
+    def _ask_policy(self, usage: Usage) -> Reason | None:
+        reason: Reason | None = called("The policy", self._policy.reason, usage)
+        return reason
+
+    def _is_below_need(self, reason: Reason, usage: Usage) -> bool:
+        """Whether a model that was loaded for a bound exceeds it before it has warmed up.
+
+        Not so above the baseline: a warm model has kept such a bound, and what exceeds it is lost.
+        Nor near a limit, unless the first calls are too much already: there every load counts.
+        """
+        bound, baseline = reason.bound_bytes, self.meter.baseline
+        if bound is None or reason.at_most < Rung.MODEL or not self._is_for_bound:
+            return False
+        if usage.sample.is_near_limit and (baseline is not None or usage.calls > _FIRST_CALLS):
+            return False
+        return not self.meter.is_warm and bound < self.meter.baseline_bytes
+
+    def _report_below_need(self, reason: Reason, sample: MemorySample) -> Iterator[None]:
+        """Report once that a new model does not keep a bound, if a trim does not help either."""
+        if self._ladder.is_hopeless(reason, sample):
+            return
+        sample, _ = yield from self._ladder.take(Rung.TRIM, reason.text)
+        if not is_kept(reason, sample):
+            self._below_need = BelowNeed(sample.held_bytes or 0, 1)
+            self._ladder.miss(reason, sample, self._ladder.highest_rung)
+
+    # Remedies
+
+    def _measure(self) -> MemorySample:
+        return self._sampler.take(fresh=True, fresh_heap=False)
+
+    def _report(self, event: Event) -> None:
+        """Report a step to log, stats and hooks."""
+        self.meter.note(event)
+        level = logging.INFO if event.kind == "remedy" else logging.WARNING
+        if event.rung == Rung.TRIM:
+            level = logging.DEBUG  # there are many
+        logger.log(
+            level,
+            "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
+            *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
+            *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
+        )
+        self._log.add(event)
+
+    def _remedies(self) -> dict[Rung, Remedy]:
+        """List what can be done for this model."""
+        remedies: dict[Rung, Remedy] = {
+            Rung.TRIM: self._trim,
+            Rung.TOKENIZER_CACHE: self._clear_caches,
+            Rung.TOKENIZER: self.swap.tokenizer,
+        }
+        if self.swap.can_load:
+            remedies[Rung.MODEL] = self._renew_model
+        if self.handover.is_possible:
+            remedies[Rung.PROCESS] = self._replace_process
+        return remedies
+
+    def _trim(self) -> None:
+        trim(self._device)
+
+    def _clear_caches(self) -> None:
+        clear_tokenizer_cache(self.engine.tokenizer)
+        gc.collect()
+        self._trim()
+
+    def _renew_model(self) -> Iterator[None]:
+        """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
+        tokenizer = self.engine.tokenizer
+        return self._renew(tokenizer if forgets(tokenizer) else None)
+
+    def _renew(self, tokenizer: Any) -> Iterator[None]:
+        """Load the model anew, with this tokenizer or one of its own, and count from there."""
+        reason = self._climbs_for
+        yield from self.swap.model(tokenizer)
+        self._is_for_bound = reason is not None and reason.bound_bytes is not None
+        self._reloads += 1
+        self.meter.begin()
