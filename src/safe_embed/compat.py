@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
-from safe_embed._errors_foreign import is_word, listed, shown
+from safe_embed._errors_foreign import is_word, shown
 from safe_embed.backends.calls import wait_for
 from safe_embed.backends.interface import Backend
 from safe_embed.errors import ConfigError
@@ -17,12 +16,11 @@ from safe_embed.inference.request import FetchTokenizer
 from safe_embed.inputs import check_device, check_positive
 from safe_embed.model.attributes import ModelSettings
 from safe_embed.model.loader import similarity_function, stop_pool
+from safe_embed.options import check_prompt_name
 from safe_embed.types import Stats
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger("safe_embed")
 
 
 class DropIn:
@@ -94,7 +92,7 @@ class DropIn:
 
     @default_prompt_name.setter
     def default_prompt_name(self, value: str | None) -> None:
-        self._check_prompt_name(value)
+        check_prompt_name(self._settings, value)
         self.backend.configure(default_prompt_name=value)
 
     @property
@@ -269,42 +267,3 @@ class DropIn:
     def __exit__(self, *_: object) -> None:
         """Close the encoder."""
         self.close()
-
-    def _prompt_name(
-        self, name: str | None, prompt: str | None, candidates: tuple[str, ...]
-    ) -> str | None:
-        """Name the prompt that a task brings along, unless the caller chose one."""
-        if name is not None or prompt is not None:
-            return name
-        return next((one for one in candidates if one in self.prompts), None)
-
-    def _resolve_prompt(self, name: str | None, prompt: str | None) -> str:
-        """Find the prompt as upstream does: the prompt itself, by name, or the default."""
-        if prompt is not None:
-            if name is not None:
-                logger.warning("Both prompt and prompt_name were given; prompt_name is ignored.")
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        self._check_prompt_name(name)
-        return "" if name is None else self.prompts[name] or ""
-
-    def _check_prompt_name(self, name: Any) -> None:
-        if name is None or (isinstance(name, str) and name in self.prompts):
-            return
-        known = listed(self.prompts) or "none"
-        msg = f"prompt_name={shown(name)} is not among the model's prompts. It has: {known}."
-        if not is_word(name):
-            msg += (
-                " If it is a text, pass all texts as one list: encode([a, b]).\n"
-                "文章が複数あるときは、encode([a, b]) のように一つのリストで渡してください。"
-            )
-        raise ConfigError(msg)
-
-    def _check_model_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        known = {*self.backend.model.facts.model_kwargs, "task"}
-        if unknown := [name for name in kwargs if name not in known]:
-            msg = (
-                f"encode got arguments that this model does not use: {listed(unknown)}. "
-                f"It takes: {', '.join(sorted(known))}."
-            )
-            raise ConfigError(msg)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,13 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from safe_embed._errors_foreign import shown
-from safe_embed.backends.calls import wait_for
+from safe_embed.backends.calls import drive, drive_async, wait_for
 from safe_embed.backends.interface import Backend
-from safe_embed.backends.process.worker_pool import WorkerPool
-from safe_embed.backends.thread import ThreadBackend
 from safe_embed.compat import DropIn
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.encoder_options import EncoderOptions, start_backend
+from safe_embed.errors import WorkerError
 from safe_embed.inference.request import (
     Call,
     Embed,
@@ -27,11 +24,16 @@ from safe_embed.inference.request import (
     EmbedRaw,
     OnLong,
     PlanTexts,
-    Pool,
     Request,
 )
-from safe_embed.inputs import check_choice, check_device, check_positive, check_texts
-from safe_embed.options import EncodeOptions, EncoderOptions, takes
+from safe_embed.inputs import check_choice, check_texts
+from safe_embed.options import (
+    EncodeOptions,
+    for_task,
+    request_of,
+    resolve_prompt,
+    takes,
+)
 from safe_embed.options import encode as encode_arguments
 from safe_embed.pooling import (
     Pooling,
@@ -47,17 +49,12 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
 from safe_embed.types import ChunkedText, FloatArray, Hook, ReloadPolicy, TextPlan
+from safe_embed.vectors import finish_others, in_form, map_vectors
 
 if TYPE_CHECKING:
     import os
 
     from safe_embed.model.loader import SentenceTransformer
-
-logger = logging.getLogger("safe_embed")
-
-# encode_document takes the first of these prompts that the model has, as sentence-transformers
-# does.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class SafeEncoder(DropIn):
@@ -129,21 +126,13 @@ class SafeEncoder(DropIn):
         dtype: Literal["auto"] | None = None,
         **sentence_transformer_options: Any,
     ) -> None:
-        options = EncoderOptions.of(locals())  # by the names above
-        self.backend = _start(options, self.conditions)
-        limit = self.max_seq_length
-        if max_chunk_tokens is not None and limit is not None and max_chunk_tokens > limit:
-            self.close()
-            msg = (
-                f"max_chunk_tokens={shown(max_chunk_tokens)} is more than the {limit} tokens that "
-                f"the model reads. Use {limit} or less, or None."
-            )
-            raise ConfigError(msg)
+        # By the names above.
+        self.backend = start_backend(EncoderOptions.of(locals()), self.conditions)
 
     @takes(encode_arguments, documented=True)
     def encode(self, options: EncodeOptions) -> Any:
         """Embed texts; signature and docstring are those of ``options.encode``."""
-        return _drive(self._steps(options))
+        return drive(self._steps(options))
 
     async def aencode(self, inputs: Iterable[str] | str, *args: Any, **kwargs: Any) -> Any:
         """Embed texts without blocking the event loop; :meth:`encode` for asyncio.
@@ -160,23 +149,12 @@ class SafeEncoder(DropIn):
         """
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
-        steps = self._steps(encode_arguments(inputs, *args, **kwargs))
-        try:
-            future = next(steps)
-            while True:
-                try:
-                    result = await asyncio.wrap_future(future)
-                except BaseException as error:  # noqa: BLE001 the steps may have something to end
-                    future = steps.throw(error)
-                else:
-                    future = steps.send(result)
-        except StopIteration as done:
-            return done.value
+        return await drive_async(self._steps(encode_arguments(inputs, *args, **kwargs)))
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:
         """Embed queries: :meth:`encode` with the prompt ``"query"`` and ``task="query"``."""
-        return _drive(self._steps(self._for_task(options, "query", ("query",))))
+        return self._encode_for(options, "query")
 
     @takes(encode_arguments)
     def encode_document(self, options: EncodeOptions) -> Any:
@@ -185,7 +163,7 @@ class SafeEncoder(DropIn):
         The prompt is the first of ``"document"``, ``"passage"`` and ``"corpus"`` that the model
         has.
         """
-        return _drive(self._steps(self._for_task(options, "document", _DOCUMENT_PROMPTS)))
+        return self._encode_for(options, "document")
 
     def encode_chunks(
         self,
@@ -242,9 +220,9 @@ class SafeEncoder(DropIn):
         try:
             chunked: list[ChunkedText] = self._run(EmbedChunks(request))
         except WorkerError as error:
-            error.results = [text and _chunked(text, truncate) for text in error.results]
+            error.results = [text and map_vectors(text, truncate) for text in error.results]
             raise
-        return [_chunked(text, truncate) for text in chunked]
+        return [map_vectors(text, truncate) for text in chunked]
 
     def encode_stream(
         self,
@@ -281,15 +259,7 @@ class SafeEncoder(DropIn):
             WorkerError: If no worker process survives a text; likewise.
             ConfigError: If an argument cannot work; at once, before anything is read.
         """
-        check_precision(precision)
-        if precision in ("int8", "uint8") and ranges is None:
-            msg = (
-                f"precision={shown(precision)} needs ranges=… in a stream, which has no whole to "
-                "calibrate on. Pass the smallest and largest values of a sample, shape "
-                "(2, dimension)."
-            )
-            raise ConfigError(msg)
-        check_stream(inputs)
+        check_stream(inputs, precision, ranges)
         options = EncodeOptions(
             inputs=(),
             prompt_name=prompt_name,
@@ -328,21 +298,15 @@ class SafeEncoder(DropIn):
             ConfigError: If the prompt does not exist or leaves no room.
         """
         texts, _ = check_texts(inputs)
-        request = Request(texts, self._resolve_prompt(prompt_name, prompt))
+        request = Request(texts, resolve_prompt(self.backend.model.settings, prompt_name, prompt))
         plans: list[TextPlan] = self._run(PlanTexts(request))
         return plans
 
+    def _encode_for(self, options: EncodeOptions, task: Literal["query", "document"]) -> Any:
+        return drive(self._steps(for_task(options, self.backend.model.settings, task)))
+
     def _run(self, call: Call) -> Any:
         return wait_for(self.backend.submit(call))
-
-    def _for_task(
-        self, options: EncodeOptions, task: str, prompts: tuple[str, ...]
-    ) -> EncodeOptions:
-        """Add what a task brings along: its name, and a prompt unless the caller chose one."""
-        name = self._prompt_name(options.prompt_name, options.prompt, prompts)
-        return replace(
-            options, prompt_name=name, model_kwargs={"task": task, **options.model_kwargs}
-        )
 
     def _steps(self, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:
         """Encode; let the caller wait for the backend, in its own way."""
@@ -375,7 +339,7 @@ class SafeEncoder(DropIn):
             try:
                 vectors = yield backend.submit(Embed(request))
             except WorkerError as error:
-                error.results = _others(error.results, finished)
+                error.results = finish_others(error.results, finished)
                 raise
         result = finished(vectors)
         return result[0] if single else result
@@ -383,108 +347,17 @@ class SafeEncoder(DropIn):
     def _form(self, options: EncodeOptions, request: Request) -> Callable[..., Any]:
         model = self.backend.model
         return partial(
-            _in_form,
+            in_form,
             dtype=model.facts.dtype,
             device=request.device or model.device,
             tensor=options.convert_to_tensor,
         )
 
-    def _request(self, texts: list[str], options: EncodeOptions) -> Request:
-        """Check the arguments that all ways to embed share."""
-        check_positive("batch_size", options.batch_size)
-        check_device("device", options.device)
-        self._check_model_kwargs(options.model_kwargs)
-        show = options.show_progress_bar
-        if show is None:
-            show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        elsewhere = options.is_elsewhere
-        return Request(
-            texts,
-            self._resolve_prompt(options.prompt_name, options.prompt),
-            options.batch_size,
-            show,
-            None if elsewhere else options.device or None,
-            options.model_kwargs,
-            Pool(options.pool, options.device, options.chunk_size) if elsewhere else None,
-        )
+    def _request(self, texts: Sequence[str], options: EncodeOptions) -> Request:
+        return request_of(options, texts, self.backend.model)
 
     @contextmanager
     def _lent(self, request: Request) -> Iterator[tuple[Backend, Request]]:
         """Give the backend that does a call, and the request for it."""
         with self.backend.lend(request.pool) as (backend, pool):
             yield backend, replace(request, pool=pool)
-
-
-def _start(options: EncoderOptions, conditions: Conditions) -> Backend:
-    """Load the model, where the options say."""
-    settings, source = options.settings, options.source
-    policy, hooks = options.policy(source), tuple(options.hooks)
-    if options.isolation == "none":
-        return ThreadBackend(source, settings, policy, hooks, conditions)
-    return WorkerPool(
-        source,
-        settings,
-        policy,
-        hooks,
-        conditions,
-        workers=options.workers,
-        devices=options.devices,
-        timeout_seconds=options.timeout_seconds,
-    )
-
-
-def _in_form(
-    vectors: np.ndarray[Any, Any] | None, *, dtype: str, device: Any, tensor: bool, array: bool
-) -> Any:
-    """Give vectors in the form that the caller asked for; ``None`` for no texts at all.
-
-    *dtype*, by name, and *device* are those of the model: as upstream, a tensor has both, and an
-    array of a float16 model is float16; bfloat16 has no numpy type.
-    """
-    if array and not tensor:
-        if vectors is None:
-            return np.array([])
-        is_half = dtype == "torch.float16" and vectors.dtype == np.float32
-        return vectors.astype(np.float16) if is_half else vectors
-    import torch
-
-    if vectors is None:
-        return torch.tensor([], device=device) if tensor else []
-    found = torch.from_numpy(vectors)
-    if vectors.dtype == np.float32:
-        found = found.to(device, getattr(torch, dtype.removeprefix("torch.")))
-    return found if tensor else list(found)
-
-
-def _chunked(text: ChunkedText, truncate: Callable[[FloatArray], FloatArray]) -> ChunkedText:
-    """Truncate the vectors of a text's chunks, and that of the text."""
-    return ChunkedText(
-        text.spans,
-        text.token_counts,
-        truncate(text.vectors),
-        text.is_long,
-        truncate(text.pooled()),
-        text.cut_clusters,
-    )
-
-
-def _others(results: Sequence[Any], finished: Callable[[FloatArray], Any]) -> list[Any]:
-    """Finish the vectors that there are, and leave ``None`` where there are none."""
-    there = [one for one in results if one is not None]
-    vectors = iter(finished(np.stack(there)) if there else ())
-    return [None if one is None else next(vectors) for one in results]
-
-
-def _drive(steps: Generator[Future[Any], Any, Any]) -> Any:
-    """Wait for what the steps wait for, on the caller's thread."""
-    try:
-        future = next(steps)
-        while True:
-            try:
-                result = wait_for(future)
-            except BaseException as error:  # noqa: BLE001 the steps may have something to end
-                future = steps.throw(error)
-            else:
-                future = steps.send(result)
-    except StopIteration as done:
-        return done.value

@@ -1,26 +1,28 @@
-"""The arguments of an encoder and of its calls, as frozen values; upstream's signature, once."""
+"""The arguments of a call as a frozen value; upstream's signature, written once."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from safe_embed._errors_foreign import is_word, listed, shown
 from safe_embed.errors import ConfigError
-from safe_embed.inference.request import OnLong, Settings
-from safe_embed.inputs import check_choice, check_device, check_positive, check_processes
-from safe_embed.memory.joints import printed
-from safe_embed.memory.policies import default_policy, names_model, resolve_policy
-from safe_embed.model.loader import ModelSource
-from safe_embed.pooling import Pooling, PoolingFunction, Precision, resolve_pooling
-from safe_embed.text.chunking import Chunker, Mode
-from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
-from safe_embed.types import Hook, ReloadPolicy
+from safe_embed.inference.request import Pool, Request
+from safe_embed.inputs import check_device, check_positive
+from safe_embed.model.attributes import ModelSettings, ModelState
+from safe_embed.pooling import Precision
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("safe_embed")
+
+# Task -> names of prompts; the first that the model has is taken, as sentence-transformers does.
+_TASK_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,93 +141,117 @@ def takes(
     return decorate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderOptions:
-    """The arguments of :class:`SafeEncoder`, checked.
+def for_task(
+    options: EncodeOptions, settings: ModelSettings, task: Literal["query", "document"]
+) -> EncodeOptions:
+    """Add what a task brings along: its name, and a prompt unless the caller chose one.
+
+    Args:
+        options: Of the call.
+        settings: Of the model.
+        task: Its name.
+
+    Returns:
+        The options with both.
+    """
+    name = options.prompt_name
+    if name is None and options.prompt is None:
+        name = next((known for known in _TASK_PROMPTS[task] if known in settings.prompts), None)
+    kwargs = {"task": task, **options.model_kwargs}
+    return replace(options, prompt_name=name, model_kwargs=kwargs)
+
+
+def request_of(options: EncodeOptions, texts: Sequence[str], model: ModelState) -> Request:
+    """Check the options that all ways to embed share, and make the request of a call.
+
+    Args:
+        options: Of the call.
+        texts: Its texts, checked.
+        model: What is known of the model.
+
+    Returns:
+        The request.
 
     Raises:
-        ConfigError: If one of them cannot work.
+        ConfigError: If an option cannot work.
     """
+    check_positive("batch_size", options.batch_size)
+    check_device("device", options.device)
+    check_model_kwargs(model, options.model_kwargs)
+    show = options.show_progress_bar
+    if show is None:
+        show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    elsewhere = options.is_elsewhere
+    return Request(
+        texts,
+        resolve_prompt(model.settings, options.prompt_name, options.prompt),
+        options.batch_size,
+        show,
+        None if elsewhere else options.device or None,
+        options.model_kwargs,
+        Pool(options.pool, options.device, options.chunk_size) if elsewhere else None,
+    )
 
-    model: Any
-    splitter: SplitterLike
-    max_chunk_tokens: int | None
-    pooling: Pooling | PoolingFunction
-    on_long: OnLong
-    max_batch_tokens: int | None
-    few_shapes: bool | None
-    chunks: Mode
-    reload: ReloadPolicy | Literal["default"] | None
-    isolation: Literal["none", "process"]
-    workers: int
-    devices: Sequence[str] | None
-    timeout_seconds: float | None
-    hooks: Iterable[Hook]
-    dtype: Literal["auto"] | None
-    sentence_transformer_options: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> EncoderOptions:
-        """Take the local variables of a function that has these as its parameters.
+def resolve_prompt(settings: ModelSettings, name: str | None, prompt: str | None) -> str:
+    """Find the prompt as upstream does: the prompt itself, by name, or the default.
 
-        Args:
-            arguments: Name -> value; others are left out.
+    Args:
+        settings: Of the model.
+        name: Of the prompt, if the caller gave one.
+        prompt: The prompt, if the caller gave it; wins over *name*.
 
-        Returns:
-            The options.
-        """
-        return cls(**{known.name: arguments[known.name] for known in fields(cls)})
+    Returns:
+        The prompt; empty for none.
 
-    def __post_init__(self) -> None:
-        check_choice("on_long", self.on_long, get_args(OnLong))
-        check_choice("chunks", self.chunks, get_args(Mode))
-        check_choice("dtype", self.dtype, ("auto", None))
-        check_choice("isolation", self.isolation, ("none", "process"))
-        check_positive("workers", self.workers)
-        check_processes(self.isolation, self.workers, self.devices, self.timeout_seconds)
-        check_device("device", self.sentence_transformer_options.get("device"))
-        check_positive("max_chunk_tokens", self.max_chunk_tokens)
-        check_positive("max_batch_tokens", self.max_batch_tokens)
-        if self.on_long == "truncate" and self.chunks == "spans":
-            msg = (
-                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
-            )
-            raise ConfigError(msg)
+    Raises:
+        ConfigError: If the model has no prompt of that name.
+    """
+    if prompt is not None:
+        if name is not None:
+            logger.warning("Both prompt and prompt_name were given; prompt_name is ignored.")
+        return prompt
+    name = settings.default_prompt_name if name is None else name
+    check_prompt_name(settings, name)
+    return "" if name is None else settings.prompts[name] or ""
 
-    @property
-    def settings(self) -> Settings:
-        """What the encoder does with every text."""
-        return Settings(
-            Chunker(ladder(resolve_splitter(self.splitter)), self.chunks),
-            resolve_pooling(self.pooling),
-            self.max_chunk_tokens,
-            self.on_long,
-            self.max_batch_tokens,
-            self.few_shapes,
+
+def check_prompt_name(settings: ModelSettings, name: Any) -> None:
+    """Refuse the name of a prompt that the model does not have.
+
+    Args:
+        settings: Of the model.
+        name: What the caller gave; ``None`` for no prompt.
+
+    Raises:
+        ConfigError: If there is no such prompt.
+    """
+    if name is None or (isinstance(name, str) and name in settings.prompts):
+        return
+    known = listed(settings.prompts) or "none"
+    msg = f"prompt_name={shown(name)} is not among the model's prompts. It has: {known}."
+    if not is_word(name):
+        msg += (
+            " If it is a text, pass all texts as one list: encode([a, b]).\n"
+            "文章が複数あるときは、encode([a, b]) のように一つのリストで渡してください。"
         )
+    raise ConfigError(msg)
 
-    @property
-    def source(self) -> ModelSource:
-        """Where the model comes from."""
-        return ModelSource(self.model, self.sentence_transformer_options, self.dtype)
 
-    def policy(self, source: ModelSource) -> ReloadPolicy:
-        """Give the policy, if it suits where the model comes from.
+def check_model_kwargs(model: ModelState, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that the forward of the model does not take.
 
-        Args:
-            source: Where the model comes from.
+    Args:
+        model: What is known of the model.
+        kwargs: Arguments by name.
 
-        Returns:
-            When memory must be given back.
-
-        Raises:
-            ConfigError: If it asks for a new model, and the model cannot be loaded anew.
-        """
-        policy = default_policy() if self.reload == "default" else resolve_policy(self.reload)
-        if source.is_loaded and names_model(policy):
-            raise ConfigError(
-                f"reload={printed(policy)} asks for a new model, but the model was loaded "
-                "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, or "
-                "another policy."
-            )
-        return policy
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    known = {*model.facts.model_kwargs, "task"}
+    if unknown := [name for name in kwargs if name not in known]:
+        msg = (
+            f"encode got arguments that this model does not use: {listed(unknown)}. "
+            f"It takes: {', '.join(sorted(known))}."
+        )
+        raise ConfigError(msg)

@@ -9,21 +9,34 @@ from typing import Any
 
 import numpy as np
 
+from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError, WorkerError
 from safe_embed.inference.request import Embed, Request
 from safe_embed.inputs import portions
+from safe_embed.pooling import check_precision
 from safe_embed.types import FloatArray
 
 
-def check_stream(inputs: Any) -> None:
-    """Refuse what is no stream of texts, before anything is read.
+def check_stream(inputs: Any, precision: Any, ranges: Any) -> None:
+    """Refuse what cannot be streamed, before anything is read.
 
     Args:
         inputs: What the caller passed.
+        precision: Of the vectors.
+        ranges: What integers are calibrated on; ``None`` for nothing.
 
     Raises:
-        ConfigError: If *inputs* is a single text, has no order, or is no iterable.
+        ConfigError: If *inputs* is a single text, has no order, or is no iterable; if *precision*
+            is unknown, or needs ranges that are missing.
     """
+    check_precision(precision)
+    if precision in ("int8", "uint8") and ranges is None:
+        msg = (
+            f"precision={shown(precision)} needs ranges=… in a stream, which has no whole to "
+            "calibrate on. Pass the smallest and largest values of a sample, shape "
+            "(2, dimension)."
+        )
+        raise ConfigError(msg)
     if isinstance(inputs, str | bytes | Mapping | set | frozenset) or not isinstance(
         inputs, Iterable
     ):

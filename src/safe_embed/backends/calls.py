@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,52 @@ def wait_for(future: Future[T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def drive(steps: Generator[Future[Any], Any, T]) -> T:
+    """Wait for the futures of a generator one by one, on the caller's thread.
+
+    Args:
+        steps: Yields futures, is sent their results or errors, and returns the value.
+
+    Returns:
+        The value.
+    """
+    try:
+        future = next(steps)
+        while True:
+            try:
+                result = wait_for(future)
+            except BaseException as error:  # noqa: BLE001 the steps may have something to end
+                future = steps.throw(error)
+            else:
+                future = steps.send(result)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+
+
+async def drive_async(steps: Generator[Future[Any], Any, T]) -> T:
+    """Wait as :func:`drive` does, without blocking the event loop.
+
+    Args:
+        steps: As for :func:`drive`.
+
+    Returns:
+        The value.
+    """
+    try:
+        future = next(steps)
+        while True:
+            try:
+                result = await asyncio.wrap_future(future)
+            except BaseException as error:  # noqa: BLE001 the steps may have something to end
+                future = steps.throw(error)
+            else:
+                future = steps.send(result)
+    except StopIteration as done:
+        value: T = done.value
+        return value
 
 
 def settle(future: Future[Any], value: Any = None, error: BaseException | None = None) -> None:

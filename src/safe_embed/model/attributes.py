@@ -6,9 +6,11 @@ encoder from then on, and is pushed into every model: now, and whenever a fresh 
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safe_embed.model.files import Identity
@@ -160,6 +162,40 @@ def least(*limits: float | None) -> float | None:
         The least of them, or ``None`` if there is none.
     """
     return min((one for one in limits if one is not None), default=None)
+
+
+def stated_limit(folder: Path) -> int | None:
+    """Read from the files of a model how many tokens it reads, without loading it.
+
+    Args:
+        folder: Of a SentenceTransformer, or of a model of transformers.
+
+    Returns:
+        At most so many tokens; ``None`` where the files do not say.
+    """
+    modules = _read_json(folder / "modules.json")
+    first = modules[0].get("path", "") if isinstance(modules, list) and modules else ""
+    inner = folder / str(first)
+    if isinstance(stated := _stated(inner / "sentence_bert_config.json", "max_seq_length"), int):
+        return stated
+    positions = _stated(inner / "config.json", "max_position_embeddings")
+    longest = _stated(inner / "tokenizer_config.json", "model_max_length")
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    return min(positions, longest) if isinstance(longest, int) else positions
+
+
+def _stated(file: Path, name: str) -> Any:
+    values = _read_json(file)
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def _read_json(file: Path) -> Any:
+    """Read a file; ``None`` if there is none, or if it is for upstream to complain about."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def position_tokens(model: SentenceTransformer) -> int | None:

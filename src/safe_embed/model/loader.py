@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safe_embed import offline
 from safe_embed._errors_foreign import called, listed
 from safe_embed.errors import ConfigError
+from safe_embed.model.attributes import stated_limit
 from safe_embed.model.bfloat16 import narrow
 from safe_embed.model.files import Fingerprint, Identity, files_changed, mark_of, marks_below
 from safe_embed.model.kinds import (
@@ -202,13 +203,25 @@ class ModelSource:
             Name, size and time of each file of a folder, or of a hub's snapshot; nothing for a name
             that is not :meth:`pinned`, or for a loader.
         """
-        if self.is_loaded or callable(self.spec):
-            return ()
-        spec = os.fspath(self.spec)
-        folder: Path | None = offline.model_path() if spec == OFFLINE else Path(spec)
-        if self._is_hub:
-            folder = self._snapshot() if is_commit(self.options.get("revision")) else None
+        is_movable = self._is_hub and not is_commit(self.options.get("revision"))
+        folder = None if is_movable else self.folder
         return () if folder is None else marks_below(folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's files are; ``None`` for a loader, or if they are not here yet."""
+        if self.is_loaded or callable(self.spec):
+            return None
+        spec = os.fspath(self.spec)
+        if self._is_hub:
+            return self._snapshot()
+        return offline.model_path() if spec == OFFLINE else Path(spec)
+
+    @property
+    def stated_limit(self) -> int | None:
+        """Tokens that the model reads at most, by its files; ``None`` where they do not say."""
+        is_changed = any(name.endswith("_kwargs") for name in self.options)
+        return None if self.folder is None or is_changed else stated_limit(self.folder)
 
     def held(self) -> ModelSource:
         """Take note of the model's files, before it is loaded for the first time.

@@ -6,16 +6,12 @@ The process ends when the other end hangs up, whatever it is doing then, and wit
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import pickle
 import queue
-import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -37,7 +33,7 @@ from safe_embed.backends.process.messages import (
     ToWorker,
     WorkerReady,
 )
-from safe_embed.errors import ConfigError, SafeEmbedError, WorkerError
+from safe_embed.errors import ConfigError
 from safe_embed.inference.tasks import (
     ChunkTexts,
     CopyTokenizer,
@@ -47,6 +43,8 @@ from safe_embed.inference.tasks import (
     Task,
     Work,
 )
+from safe_embed.ipc.parent import end_with_parent
+from safe_embed.ipc.portable_errors import portable
 from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
 from safe_embed.supervision.supervisor import Supervisor
 from safe_embed.types import Event, Reason
@@ -55,12 +53,9 @@ logger = logging.getLogger("safe_embed")
 
 # A model that loads beside a busy one leaves the processor to it; only Linux has this by thread.
 _LOADING_NICE = 5
-# How often a worker looks whether its parent is still there, should nobody hang up.
-_PARENT_SECONDS = 1.0
 # How old, and how wrong, what the encoder knows of a busy worker's memory may be.
 _REPORT_SECONDS = 0.1
 _REPORT_BYTES = 4 * 2**20
-_PR_SET_PDEATHSIG = 1
 
 
 def main(pipe: socket.socket) -> None:
@@ -69,11 +64,10 @@ def main(pipe: socket.socket) -> None:
     Args:
         pipe: Leads to the encoder.
     """
-    _die_with_parent()
+    end_with_parent()
     wire = Wire(pipe)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(wire, inbox), name="read", daemon=True).start()
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), name="parent", daemon=True).start()
     try:
         with contextlib.suppress(WireClosedError):
             _work(wire, inbox)
@@ -258,65 +252,6 @@ def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
             )
             message = ConfigError(msg)
         inbox.put(message)
-
-
-def _watch_parent(parent: int) -> None:
-    """End with the parent, even if a forked copy of it keeps the socket open."""
-    pause = threading.Event()
-    while os.getppid() == parent:
-        pause.wait(_PARENT_SECONDS)
-    os._exit(0)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process with its parent, even inside native code that hangs."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def portable(error: BaseException, *, reads_texts: bool = False) -> BaseException:
-    """Make an error such that another process can raise it without importing anything for it.
-
-    Args:
-        error: Any error.
-        reads_texts: Whether it was raised over texts, which its words may hold.
-
-    Returns:
-        The error itself if it is ours or a builtin, else the builtin it descends from, or a
-        WorkerError; the traceback is in its notes. Where texts were read both are without words:
-        those of a builtin are its raiser's own, and those that we repeat would be ours.
-    """
-    kind = type(error)
-    told = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
-    if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
-        found = error
-    else:
-        bases = [one for one in kind.__mro__ if one.__module__ == "builtins"]
-        base = bases[0] if bases[0] is not Exception else WorkerError
-        try:
-            found = base(told)
-        except TypeError:  # UnicodeError and the like want more
-            found = WorkerError(told)
-    try:
-        found = pickle.loads(pickle.dumps(found))  # noqa: S301 what was pickled here
-    except Exception:  # noqa: BLE001 whatever it holds stays here
-        found = WorkerError(told)
-    trace = _frames(error) if reads_texts else "".join(traceback.format_exception(error))
-    found.add_note(f"In the worker process:\n{trace}")
-    return found
-
-
-def _frames(error: BaseException | None) -> str:
-    """Say where an error was raised, and those before it, without a word of theirs."""
-    found: list[str] = []
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        where = "".join(traceback.format_tb(error.__traceback__))
-        found.append(f"{where}{type(error).__name__}\n")
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "and then\n".join(reversed(found))
 
 
 class _WireHandler(logging.Handler):
