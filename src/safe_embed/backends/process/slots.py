@@ -59,6 +59,11 @@ class Slot:
     standby: WorkerHandle | None = None
     retry_at: float | None = None
 
+    @property
+    def is_vacant(self) -> bool:
+        """Whether there is no worker, active or loading."""
+        return self.active is None and self.standby is None
+
 
 def no_worker_error(times: int, wait_seconds: float, error: BaseException) -> WorkerError:
     """Make the error of calls for which no worker process can be started.

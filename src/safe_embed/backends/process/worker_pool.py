@@ -157,7 +157,7 @@ class WorkerPool:
     @property
     def model(self) -> ModelState:
         """What is known of the model."""
-        return self._ready.known_model
+        return self._ready.model
 
     def submit(self, call: Call) -> Future[Any]:
         """Queue a call; see :meth:`Backend.submit`."""
