@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from safe_embed.types import Event, Hook
+from safe_embed.types import Event, Hook, Rung
 
 logger = logging.getLogger("safe_embed")
 
@@ -39,3 +39,20 @@ class EventLog:
                 hook(event)
             except BaseException:  # SystemExit too: a hook ends nothing
                 logger.warning("a hook failed", exc_info=True)
+
+
+def log_event(event: Event) -> None:
+    """Write an event to the log: trims at DEBUG, as there are many; what failed at WARNING.
+
+    Args:
+        event: What was done about memory.
+    """
+    level = logging.INFO if event.kind == "remedy" else logging.WARNING
+    if event.rung == Rung.TRIM:
+        level = logging.DEBUG
+    logger.log(
+        level,
+        "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
+        *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
+        *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
+    )

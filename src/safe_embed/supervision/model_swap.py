@@ -99,6 +99,12 @@ class ModelSwap:
         if not self.is_lost:
             apply_settings(self._engine.model, settings)
 
+    def clear_caches(self) -> None:
+        """Empty what the tokenizer remembers of texts, and give that back."""
+        clear_tokenizer_cache(self._engine.tokenizer)
+        gc.collect()
+        self._trim()
+
     def tokenizer(self) -> None:
         """Build the tokenizer anew from its own state, which holds no cache."""
         dropped = _watched(self._engine.tokenizer)

@@ -5,27 +5,25 @@ Everything here runs on one thread, that of the model, except loading a new mode
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from safe_embed._errors_foreign import called
 from safe_embed.errors import ReloadError
 from safe_embed.inference.engine import Engine
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import Outcome, Task, Work
-from safe_embed.memory.event_log import EventLog
+from safe_embed.memory.event_log import EventLog, log_event
 from safe_embed.memory.forecast import early_reason
 from safe_embed.memory.remedies import (
     BelowNeed,
     Ladder,
     Remedy,
     bound_tokenizer_cache,
-    clear_tokenizer_cache,
     forgets,
     is_kept,
     trim,
@@ -36,6 +34,7 @@ from safe_embed.model.unpadded import is_supported
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
 from safe_embed.supervision.model_swap import ModelSwap
+from safe_embed.supervision.reload_request import ReloadRequest, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
 from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, Stats, Usage
 
@@ -46,20 +45,6 @@ _FIRST_CALLS = 2
 # How old a look at memory may be: a call that loses 50 MiB takes longer than that. A look takes
 # 0.05 ms, so that it costs half a percent of the time.
 _LOOK_SECONDS = 0.01
-
-
-class ReloadRequest(NamedTuple):
-    """A caller has asked for a new model.
-
-    Attributes:
-        reason: Why.
-        keep_tokenizer: Whether the tokenizer stays.
-        done: Is told when the model was exchanged, or what kept it from that.
-    """
-
-    reason: str
-    keep_tokenizer: bool
-    done: Callable[[BaseException | None], None]
 
 
 class Supervisor:
@@ -230,14 +215,9 @@ class Supervisor:
             keep_tokenizer: Whether the tokenizer stays.
         """
         if self.swap.can_load:
-            self._requests.append(ReloadRequest(reason, keep_tokenizer, done))
+            self._requests.append(ReloadRequest(reason, done, keep_tokenizer))
             return
-        done(
-            ReloadError(
-                "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
-                "folder or a loader to SafeEncoder instead of a SentenceTransformer."
-            )
-        )
+        done(not_loaded_here())
 
     def _requested_climb(self) -> Iterator[None] | None:
         return self._reload(self._requests.popleft()) if self._requests else None
@@ -252,15 +232,7 @@ class Supervisor:
             _, error = yield from self._ladder.take(Rung.MODEL, request.reason, remedy=remedy)
         except Exception as raised:  # noqa: BLE001 it belongs to the caller of reload()
             error = raised
-        if error is None:
-            request.done(None)
-            return
-        left = "there is none now" if self.swap.is_lost else "the old one serves on"
-        failed = ReloadError(
-            f"The model could not be loaded anew; {left}. See the error before this one."
-        )
-        failed.__cause__ = error
-        request.done(failed)
+        request.end(error, is_lost=self.swap.is_lost)
 
     # Another process in the place of this one
 
@@ -349,22 +321,14 @@ class Supervisor:
     def _report(self, event: Event) -> None:
         """Report a step to log, stats and hooks."""
         self.meter.note(event)
-        level = logging.INFO if event.kind == "remedy" else logging.WARNING
-        if event.rung == Rung.TRIM:
-            level = logging.DEBUG  # there are many
-        logger.log(
-            level,
-            "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
-            *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
-            *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
-        )
+        log_event(event)
         self._log.add(event)
 
     def _remedies(self) -> dict[Rung, Remedy]:
         """List what can be done for this model."""
         remedies: dict[Rung, Remedy] = {
             Rung.TRIM: self._trim,
-            Rung.TOKENIZER_CACHE: self._clear_caches,
+            Rung.TOKENIZER_CACHE: self.swap.clear_caches,
             Rung.TOKENIZER: self.swap.tokenizer,
         }
         if self.swap.can_load:
@@ -375,11 +339,6 @@ class Supervisor:
 
     def _trim(self) -> None:
         trim(self._device)
-
-    def _clear_caches(self) -> None:
-        clear_tokenizer_cache(self.engine.tokenizer)
-        gc.collect()
-        self._trim()
 
     def _renew_model(self) -> Iterator[None]:
         """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
