@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from safe_embed.types import Encoding, FloatArray
@@ -119,7 +119,7 @@ class Outcome:
     """
 
     values: Sequence[Any] | FloatArray
-    work: Work = Work()
+    work: Work = field(default_factory=Work)
     device: str | None = None
 
 

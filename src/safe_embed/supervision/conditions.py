@@ -13,7 +13,7 @@ from safe_embed.types import MemorySample
 
 
 class TakesSamples(Protocol):
-    """Measures the process: a :class:`safe_embed.memory.sampling.Sampler`, or a script of a test."""
+    """Measures the process: a :class:`safe_embed.memory.sampling.Sampler`, or a test."""
 
     def take(self, *, fresh: bool = False, fresh_heap: bool | None = None) -> MemorySample:
         """Take a sample, or give the last one where that is new enough."""

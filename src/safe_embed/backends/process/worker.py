@@ -197,7 +197,7 @@ class _Worker:
             self._wire.send(TaskDone(error=portable(error)))
 
     def _report_memory(self, *, is_due: bool) -> None:
-        """Send what the process holds, where the dispatcher wants to know: it reads few a second."""
+        """Send what the process holds, where that is news or due."""
         supervisor, last = self._supervisor, self._reported
         report = MemoryReport(supervisor.sample, supervisor.meter.baseline, supervisor.below_need)
         if is_due or last is None or _is_news(last, report):
