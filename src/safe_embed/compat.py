@@ -72,7 +72,7 @@ class DropIn:
         """The type of the model's weights."""
         import torch
 
-        name = self.backend.model.facts.dtype.removeprefix("torch.")
+        name = self.backend.model.dtype.removeprefix("torch.")
         dtype: torch.dtype | None = getattr(torch, name, None)
         return dtype
 

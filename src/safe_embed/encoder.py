@@ -348,7 +348,7 @@ class SafeEncoder(DropIn):
         model = self.backend.model
         return partial(
             in_form,
-            dtype=model.facts.dtype,
+            dtype=model.dtype,
             device=request.device or model.device,
             tensor=options.convert_to_tensor,
         )

@@ -36,7 +36,7 @@ from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Pool, Settings, StartPool
 from safe_embed.inference.tasks import Work
 from safe_embed.memory.remedies import trim
-from safe_embed.model.attributes import ModelState
+from safe_embed.model.attributes import ModelState, SharedModelState
 from safe_embed.model.loader import ModelSource
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.supervisor import Supervisor
@@ -90,11 +90,7 @@ class ThreadBackend:
     def configure(self, **changes: Any) -> None:
         """Change settings of the model, for calls that are queued from now on."""
         loop = self._open
-        push = partial(loop.supervisor.configure, loop.model.change(**changes))
-        if loop.supervisor.swap.can_load or threading.current_thread() is self._thread:
-            loop.post(push)
-        else:  # the model is the caller's own, who may look at it next
-            wait_for(loop.promise(lambda future: settle(future, push())))
+        loop.post(partial(loop.supervisor.configure, loop.model.change(**changes)))
 
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
         """Load the model anew; see :meth:`Backend.reload`."""
@@ -193,7 +189,10 @@ class _Loop(EventLoop):
             return
         try:
             self.supervisor = load()
-            self.model = ModelState(self.supervisor.facts)
+            facts = self.supervisor.facts(with_canary=False)
+            is_shared = not self.supervisor.swap.can_load
+            model = self.supervisor.engine.model
+            self.model = SharedModelState(facts, model) if is_shared else ModelState(facts)
         except BaseException as raised:  # noqa: BLE001 it belongs to the caller of SafeEncoder()
             self._is_closed = True
             self.begun.set_exception(deliverable(raised))

@@ -91,7 +91,8 @@ class ModelFacts:
         model_kwargs: Names of the further arguments that its forward takes.
         weights_bytes: What its weights take on the device.
         load_bytes: Anonymous memory of the process with the model, before any work.
-        canary: The vector of a fixed text, by which the model is known; shape (dimension,).
+        canary: The vector of a fixed text, by which the model is known in other processes, shape
+            (dimension,); ``None`` where there are none.
         positions: Tokens that it has positions for; ``None`` for any number.
         identity: What its files are known by.
     """
@@ -104,7 +105,7 @@ class ModelFacts:
     model_kwargs: list[str]
     weights_bytes: int
     load_bytes: int
-    canary: FloatArray = field(repr=False)
+    canary: FloatArray | None = field(default=None, repr=False)
     positions: int | None = None
     identity: Identity = field(default_factory=Identity)
 
@@ -119,8 +120,13 @@ class ModelState:
 
     def __init__(self, facts: ModelFacts, settings: ModelSettings | None = None) -> None:
         self.facts = facts
-        self.settings = settings or facts.settings
+        self._settings = settings or facts.settings
         self._changing = threading.Lock()
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The settings of users, as they are now."""
+        return self._settings
 
     def change(self, **changes: Any) -> ModelSettings:
         """Change settings; from any thread.
@@ -132,8 +138,8 @@ class ModelState:
             The new value, for the models.
         """
         with self._changing:
-            self.settings = replace(self.settings, **changes)
-            return self.settings
+            self._settings = replace(self._settings, **changes)
+            return self._settings
 
     @property
     def limit_tokens(self) -> float | None:
@@ -146,10 +152,51 @@ class ModelState:
         return self.settings.device or self.facts.device
 
     @property
+    def dtype(self) -> str:
+        """The type of the weights, such as ``"torch.float32"``."""
+        return self.facts.dtype
+
+    @property
     def dimension(self) -> int | None:
         """The dimension of the vectors that ``encode`` gives; ``None`` if it is unknown."""
         whole, kept = self.facts.dimension, self.settings.truncate_dim
         return whole if whole is None or kept is None else min(whole, kept)
+
+
+class SharedModelState(ModelState):
+    """The state of a model that the user has loaded, and may change outside the encoder.
+
+    Args:
+        facts: Of the model.
+        model: The model; what it says holds.
+    """
+
+    def __init__(self, facts: ModelFacts, model: SentenceTransformer) -> None:
+        super().__init__(facts)
+        self._model = model
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The settings of the model, as they are now."""
+        return replace(ModelSettings.of(self._model), device=str(self._model.device))
+
+    def change(self, **changes: Any) -> ModelSettings:
+        """Change settings of the model.
+
+        Args:
+            **changes: Fields of :class:`ModelSettings`.
+
+        Returns:
+            The new value.
+        """
+        settings = replace(self.settings, **changes)
+        apply_settings(self._model, settings)
+        return settings
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights, such as ``"torch.float32"``."""
+        return str(self._model.dtype)
 
 
 def least(*limits: float | None) -> float | None:

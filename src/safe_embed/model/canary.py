@@ -43,6 +43,8 @@ def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_pool: bool) -> Re
         fresh.device.partition(":")[0],
         fresh.dtype,
     )
-    if (in_one_pool or has_one_form) and not is_same(known.canary, fresh.canary):
+    if known.canary is None or fresh.canary is None or not (in_one_pool or has_one_form):
+        return None
+    if not is_same(known.canary, fresh.canary):
         return ReloadError("The model that was loaded gives other vectors than the one before.")
     return None

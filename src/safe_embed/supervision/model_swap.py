@@ -144,11 +144,12 @@ class ModelSwap:
             clear_tokenizer_cache(tokenizer)
         self._give_back(dropped)
 
-    def facts(self, held_bytes: int) -> ModelFacts:
+    def facts(self, held_bytes: int, *, with_canary: bool) -> ModelFacts:
         """Say what is known of the model as it was loaded.
 
         Args:
             held_bytes: What the process holds with it, before any work.
+            with_canary: Whether to embed the canary.
 
         Returns:
             The facts.
@@ -163,7 +164,7 @@ class ModelSwap:
             sorted(model.get_model_kwargs()),
             weights_bytes(model),
             held_bytes,
-            self.canary(),
+            self.canary() if with_canary else None,
             self._engine.positions,
             self._source.identity,
         )

@@ -106,10 +106,16 @@ class Supervisor:
         self._below_need: BelowNeed | None = None
         self.meter = UsageMeter(self._sampler, self._trim, given.clock)
 
-    @property
-    def facts(self) -> ModelFacts:
-        """What is known of the model as it was loaded; to be asked for before any work."""
-        return self.swap.facts(self.sample.held_bytes or 0)
+    def facts(self, *, with_canary: bool) -> ModelFacts:
+        """Say what is known of the model as it was loaded; to be asked before any work.
+
+        Args:
+            with_canary: Whether to embed the canary, for a comparison with other processes.
+
+        Returns:
+            The facts.
+        """
+        return self.swap.facts(self.sample.held_bytes or 0, with_canary=with_canary)
 
     @property
     def stats(self) -> Stats:

@@ -85,7 +85,9 @@ def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
     logger.addHandler(_WireHandler(wire))
     try:
         supervisor = _in_background(lambda: _load(start, wire))
-        facts = supervisor.facts  # of the model as it is loaded, whatever users set on it
+        facts = supervisor.facts(
+            with_canary=True
+        )  # of the model as it is loaded, whatever users set on it
         if start.model_settings is not None:
             supervisor.configure(start.model_settings)
     except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
