@@ -15,7 +15,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from memory_worker import Forks
-from safe_embed.offline import model_path
+from safe_embed.offline.cache import model_path
 
 Records = Callable[[str], list[dict[str, Any]]]
 T = TypeVar("T")

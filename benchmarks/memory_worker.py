@@ -29,7 +29,7 @@ from causes import cause
 from meter import documents, held, load, status, texts, trimmed
 from safe_embed import MemoryGrowth, SafeEncoder
 from safe_embed.memory.sampling import take_sample
-from safe_embed.types import Event, Reason, Rung, Usage
+from safe_embed.memory.types import Event, Reason, Rung, Usage
 
 # What embeds: upstream's own way is the control; then ours with no policy, and with the default.
 ARMS = ("raw", "no policy", "default policy")

@@ -18,7 +18,7 @@ import incident
 import models
 from conftest import OLDEST, Size, expect
 from memory_worker import ARMS, LONG_RUNS, REMEDIES, Forks, measure
-from safe_embed.offline import model_path
+from safe_embed.offline.cache import model_path
 
 pytestmark = pytest.mark.usefixtures("records")  # skips where there are no data
 

@@ -16,7 +16,7 @@ import models
 from conftest import Size, expect
 from memory_worker import Forks, measure
 from safe_embed import SafeEncoder
-from safe_embed.offline import model_path
+from safe_embed.offline.cache import model_path
 
 SHORT = "吾輩は猫である。"
 

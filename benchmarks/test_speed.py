@@ -25,8 +25,8 @@ from alone import Alone
 from arms import compare
 from conftest import Records, Size, expect
 from safe_embed import MorphemeSplitter, PunctuationSplitter, SafeEncoder
-from safe_embed.model import bfloat16
-from safe_embed.model.tokenization import ModelReader
+from safe_embed.upstream import bfloat16
+from safe_embed.upstream.tokenizer import ModelReader
 from safe_embed.text.chunking import Chunker
 from safe_embed.text.splitters import ladder
 

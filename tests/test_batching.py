@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_embed import SafeEncoder
-from safe_embed.model.batching import batches, rounded_length
+from safe_embed.batching import batches, rounded_length
 
 lengths = st.lists(st.integers(1, 512), max_size=60)
 

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from models import small_folder
 from safe_embed import SafeEncoder
 from safe_embed.errors import ConfigError
-from safe_embed.model import bfloat16
+from safe_embed.upstream import bfloat16
 
 TEXTS = ["短い文。", "春はあけぼの。やうやう白くなりゆく山ぎは。" * 20, "API を 3 回呼ぶ。"]
 

@@ -20,7 +20,7 @@ import process_models
 from process_models import POISON
 from safe_embed import MemoryAbove, MemoryGrowth, SafeEncoder
 from safe_embed.memory.sampling import anonymous_bytes, trim_heap
-from safe_embed.types import Event, Rung
+from safe_embed.memory.types import Event, Rung
 
 MIB = 2**20
 FULL = os.environ.get("SAFE_EMBED_FULL") == "1"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from safe_embed import SafeEmbedError
 from safe_embed.model.calls import MOST_DEATHS, MOST_DEATHS_ALONE, Calls
 from safe_embed.model.inference import LOST, Flow, Task, Wave
 from safe_embed.model.turns import Job
+
+from safe_embed import SafeEmbedError
 
 
 class MyExit(BaseException):

@@ -18,7 +18,7 @@ from safe_embed import cli
 
 TEXT = "春が来た。花が咲く。\n鳥が鳴く。"
 ROWS = [(0, 5, "春が来た。"), (5, 11, "花が咲く。\n"), (11, 16, "鳥が鳴く。")]
-MAIN = [sys.executable, "-c", "from safe_embed.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from safe_embed.cli.app import main; main()"]
 # What looks like markup, an emoji's code, a link and a command to a terminal.
 TRICKS = "[/x] [bold]太字[/bold] :smile: [link=https://a.jp]先[/link] \x1b[31m赤\x1b[0m \x9b7m裏\x07 \\[x]"
 SHOWN = (

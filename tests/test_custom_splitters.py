@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
-from safe_embed.text.custom import FunctionSplitter, RegexSplitter, check_tiling
+from safe_embed.foreign import shown
 from safe_embed.text.graphemes import cluster_spans
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder, resolve_splitter
+from safe_embed.text.user_splitters import FunctionSplitter, RegexSplitter, check_tiling
 from safe_embed.types import Span, Splitter
 
 SECRET = "秘密の文章"  # noqa: S105

@@ -258,7 +258,7 @@ def test_the_commands_of_the_reference_print_what_it_says() -> None:
                 [
                     sys.executable,
                     "-c",
-                    "from safe_embed.cli import main; main()",
+                    "from safe_embed.cli.app import main; main()",
                     *arguments.split(),
                 ],
                 input=text,

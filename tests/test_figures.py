@@ -15,7 +15,7 @@ import pytest
 import pictures
 import quoted
 import report
-from safe_embed.demo import read_manual
+from safe_embed.cli.demo import read_manual
 
 RUN, OTHERS = report.published()
 FIGURES = quoted.quoted(RUN, OTHERS)

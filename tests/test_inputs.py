@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_embed.errors import InvalidTextError
-from safe_embed.inputs import check_text, check_texts
+from safe_embed.validation import check_text, check_texts
 
 SECRET = "秘密"  # noqa: S105
 TEXTS = ["雨", "", " \n", "👨‍👩‍👧", "𠮷\0"]

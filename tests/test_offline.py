@@ -24,10 +24,10 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_embed import offline
-from safe_embed._offline_folder import _weights, build_tokenizer
-from safe_embed._offline_format import PackedModel, dequantise, read_packed
 from safe_embed.errors import ConfigError, MissingExtraError
+from safe_embed.offline import cache as offline
+from safe_embed.offline.model_folder import _weights, build_tokenizer
+from safe_embed.offline.packed_file import PackedModel, dequantise, read_packed
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,7 +36,7 @@ FILE = "e5-small-q4.bin"
 BUILD = """
 import logging, sys
 from pathlib import Path
-from safe_embed import offline
+from safe_embed.offline import cache as offline
 logging.basicConfig(level="INFO")
 print(offline.model_path(cache_dir=Path(sys.argv[1])))
 """
@@ -359,7 +359,7 @@ def test_a_failed_build_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("safe_embed._offline_folder.write_folder", fail)
+        patch.setattr("safe_embed.offline.model_folder.write_folder", fail)
         with pytest.raises(OSError, match="No space"):
             offline.model_path(cache_dir=cache)
     assert ["building.lock"] == [path.name for path in cache.iterdir()]

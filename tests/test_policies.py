@@ -30,7 +30,7 @@ from safe_embed.memory.policies import (
     resolve_policy,
 )
 from safe_embed.memory.sizes import format_size, parse_size
-from safe_embed.types import MemorySample, Missed, Reason, ReloadPolicy, Rung, Usage
+from safe_embed.memory.types import MemorySample, Missed, Reason, ReloadPolicy, Rung, Usage
 
 MIB = 2**20
 BASE = 600 * MIB

@@ -15,18 +15,14 @@ from hypothesis.extra import numpy as npst
 from models import UPSTREAM
 from safe_embed import pooling
 from safe_embed.errors import ConfigError
-from safe_embed.pooling import (
+from safe_embed.vectors import (
     check_precision,
-    finish,
-    max_pool,
-    mean_pool,
+    truncate_and_normalize,
     normalize,
     pad_to_dim,
-    pool,
     quantize,
-    resolve_pooling,
-    token_weighted_pool,
 )
+from safe_embed.pooling import max_pool, mean_pool, pool, resolve_pooling, token_weighted_pool
 
 POOLINGS = {"mean": mean_pool, "token_weighted": token_weighted_pool, "max": max_pool}
 every_pooling = pytest.mark.parametrize("function", POOLINGS.values(), ids=POOLINGS.keys())
@@ -151,9 +147,13 @@ def test_finishing_is_upstreams(count: int) -> None:
     vectors[0] = 0
     for dim in (None, 1, 8, 12, 99):
         cut = truncate_embeddings(torch.from_numpy(vectors), dim)
-        np.testing.assert_array_equal(cut.numpy(), finish(vectors, dim, unit_length=False))
+        np.testing.assert_array_equal(
+            cut.numpy(), truncate_and_normalize(vectors, dim, unit_length=False)
+        )
         np.testing.assert_allclose(
-            normalize_embeddings(cut).numpy(), finish(vectors, dim, unit_length=True), atol=1e-6
+            normalize_embeddings(cut).numpy(),
+            truncate_and_normalize(vectors, dim, unit_length=True),
+            atol=1e-6,
         )
 
 

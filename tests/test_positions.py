@@ -12,7 +12,7 @@ import pytest
 
 import models
 from safe_embed import SafeEncoder
-from safe_embed.model.attributes import position_tokens
+from safe_embed.upstream.attributes import position_tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

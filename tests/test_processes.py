@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from safe_embed.model import dispatch
+from safe_embed.model.messages import Result
 
 import models
 import process_models
 from process_models import ERROR, MIB, POISON, SLEEP
 from safe_embed import ConfigError, ReloadError, SafeEncoder, TextTooLongError, WorkerError
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
-from safe_embed.model import dispatch
-from safe_embed.model.messages import Result
-from safe_embed.types import Event, Rung
+from safe_embed.memory.types import Event, Rung
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 

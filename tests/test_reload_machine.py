@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from safe_embed.model import renewal as renewal_module
+from safe_embed.model.renewal import Renewal
 
 import models
 from safe_embed import ReloadError, SafeEncoder
 from safe_embed.memory.policies import EveryCalls, EveryTokens, MemoryGrowth
-from safe_embed.model import renewal as renewal_module
-from safe_embed.model.renewal import Renewal
-from safe_embed.types import MemorySample, Reason, Rung
+from safe_embed.memory.types import MemorySample, Reason, Rung
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safe_embed.model import dispatch
+from safe_embed.model.handle import UNKNOWN
+from safe_embed.model.messages import ModelFacts, Ready, Start
 
 import models
 import process_models
 from safe_embed import EveryCalls, ReloadError, SafeEncoder, WorkerError
-from safe_embed.model import dispatch
-from safe_embed.model.canary import CANARY
-from safe_embed.model.handle import UNKNOWN
-from safe_embed.model.loader import ModelSource
-from safe_embed.model.messages import ModelFacts, Ready, Start
+from safe_embed.upstream.same_model import CANARY
+from safe_embed.upstream.source import ModelSource
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 

@@ -23,6 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safe_embed.model import renewal as renewal_module
+from safe_embed.model import session as session_module
+from safe_embed.model.engine import Engine
+from safe_embed.model.inference import Inference, Request
+from safe_embed.model.keeper import Keeper
+from safe_embed.model.renewal import Renewal
 
 import models
 from safe_embed import ConfigError, ReloadError, SafeEncoder, WorkerError
@@ -33,15 +39,9 @@ from safe_embed.memory.policies import (
     EveryTokens,
     MemoryGrowth,
 )
-from safe_embed.memory.remedies import forgets
+from safe_embed.upstream.tokenizer_cache import forgets
 from safe_embed.memory.sampling import take_sample
-from safe_embed.model import renewal as renewal_module
-from safe_embed.model import session as session_module
-from safe_embed.model.engine import Engine
-from safe_embed.model.inference import Inference, Request
-from safe_embed.model.keeper import Keeper
-from safe_embed.model.renewal import Renewal
-from safe_embed.types import Event, Reason, Rung, Usage
+from safe_embed.memory.types import Event, Reason, Rung, Usage
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from safe_embed.model.tokenization import ModelReader
 from safe_embed.text.chunking import Chunker
 from safe_embed.text.graphemes import cluster_spans
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder
+from safe_embed.upstream.tokenizer import ModelReader
 
 FULL = os.environ.get("SAFE_EMBED_FULL") == "1"
 LIMITS = (16, 128, 512)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import models
 from safe_embed import SafeEncoder
-from safe_embed.model import unpadded
-from safe_embed.model.batching import STEP
+from safe_embed.batching import STEP
+from safe_embed.upstream import unpadded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safe_embed.model.record import Record
 
 import models
 import process_models
 from process_models import ENDINGS
 from safe_embed import ConfigError, InvalidTextError, ReloadError, SafeEncoder, WorkerError
-from safe_embed.model.record import Record
-from safe_embed.types import Event, MemorySample, Rung
+from safe_embed.memory.types import Event, MemorySample, Rung
 
 APART = pytest.param(
     "process",

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
 from safe_embed.model.inference import Task
 from safe_embed.model.messages import Result
 from safe_embed.model.turns import Piece
-from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
 from safe_embed.model.worker import _answer, portable
+
+from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
+from safe_embed.ipc.connection import UnreadableError, Wire, WireClosedError
 
 SECRET = "秘密の文章"  # noqa: S105
 

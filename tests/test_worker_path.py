@@ -18,7 +18,7 @@ import pytest
 
 import models
 import safe_embed
-from safe_embed.model.surroundings import Surroundings
+from safe_embed.ipc.surroundings import Surroundings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 

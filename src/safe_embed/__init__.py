@@ -27,25 +27,22 @@ if TYPE_CHECKING:
         MemoryGrowth,
         Never,
     )
-    from safe_embed.pooling import pad_to_dim
-    from safe_embed.text.custom import FunctionSplitter, RegexSplitter
-    from safe_embed.text.morphemes import MorphemeSplitter
-    from safe_embed.text.punctuation import PunctuationSplitter
-    from safe_embed.types import (
-        ChunkedText,
+    from safe_embed.memory.types import (
         Event,
         Hook,
         MemorySample,
         Reason,
         ReloadPolicy,
         Rung,
-        Span,
-        Splitter,
         Stats,
-        TextPlan,
         Usage,
         WorkerState,
     )
+    from safe_embed.text.morphemes import MorphemeSplitter
+    from safe_embed.text.punctuation import PunctuationSplitter
+    from safe_embed.text.user_splitters import FunctionSplitter, RegexSplitter
+    from safe_embed.types import ChunkedText, Span, Splitter, TextPlan
+    from safe_embed.vectors import pad_to_dim
 
 __version__ = "0.1.0"
 

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
-from safe_embed._errors_foreign import is_word, shown
 from safe_embed.backends.calls import wait_for
 from safe_embed.backends.interface import Backend
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import is_word, shown
 from safe_embed.inference.request import FetchTokenizer
-from safe_embed.inputs import check_device, check_positive
-from safe_embed.model.attributes import ModelSettings
-from safe_embed.model.loader import similarity_function, stop_pool
+from safe_embed.memory.types import Stats
 from safe_embed.options import check_prompt_name
-from safe_embed.types import Stats
+from safe_embed.upstream.attributes import similarity_function, stop_pool
+from safe_embed.upstream.settings import ModelSettings
+from safe_embed.validation import check_device, check_positive
 
 if TYPE_CHECKING:
     import torch

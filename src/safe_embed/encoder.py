@@ -26,7 +26,7 @@ from safe_embed.inference.request import (
     PlanTexts,
     Request,
 )
-from safe_embed.inputs import check_choice, check_texts
+from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.options import (
     EncodeOptions,
     for_task,
@@ -35,26 +35,27 @@ from safe_embed.options import (
     takes,
 )
 from safe_embed.options import encode as encode_arguments
-from safe_embed.pooling import (
-    Pooling,
-    PoolingFunction,
-    Precision,
-    check_precision,
-    check_ranges,
-    finish,
-    quantize,
-)
+from safe_embed.pooling import Pooling, PoolingFunction
 from safe_embed.streaming import check_stream, stream_vectors
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
-from safe_embed.types import ChunkedText, FloatArray, Hook, ReloadPolicy, TextPlan
-from safe_embed.vectors import finish_others, in_form, map_vectors
+from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.validation import check_choice, check_texts
+from safe_embed.vectors import (
+    Precision,
+    check_precision,
+    check_ranges,
+    finish_others,
+    in_form,
+    map_vectors,
+    quantize,
+)
 
 if TYPE_CHECKING:
     import os
 
-    from safe_embed.model.loader import SentenceTransformer
+    from safe_embed.upstream.source import SentenceTransformer
 
 
 class SafeEncoder(DropIn):
@@ -209,14 +210,15 @@ class SafeEncoder(DropIn):
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
             model_kwargs=kwargs,
         )
         texts, _ = check_texts(inputs)
-        request = self._request(texts, options)
+        request = request_of(options, texts, self.backend.model)
         if not texts:
             return []
-        dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        truncate = partial(finish, truncate_dim=dim, unit_length=normalize_embeddings)
+        truncate = options.truncation(self.truncate_dim)
         try:
             chunked: list[ChunkedText] = self._run(EmbedChunks(request))
         except WorkerError as error:
@@ -266,19 +268,20 @@ class SafeEncoder(DropIn):
             prompt=prompt,
             batch_size=batch_size,
             show_progress_bar=False,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
             model_kwargs=kwargs,
         )
-        request = partial(self._request, [], options)
+        request = partial(request_of, options, [], self.backend.model)
         request()
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         check_ranges(ranges, dim or self.get_embedding_dimension())
+        truncate = options.truncation(self.truncate_dim)
 
-        def finished(vectors: FloatArray) -> np.ndarray[Any, Any]:
-            return quantize(
-                finish(vectors, dim, unit_length=normalize_embeddings), precision, ranges
-            )
+        def finish(vectors: FloatArray) -> np.ndarray[Any, Any]:
+            return quantize(truncate(vectors), precision, ranges)
 
-        return stream_vectors(inputs, request, self._run, finished)
+        return stream_vectors(inputs, request, self._run, finish)
 
     def plan(
         self, inputs: Iterable[str] | str, prompt_name: str | None = None, prompt: str | None = None
@@ -313,48 +316,50 @@ class SafeEncoder(DropIn):
         texts, single = check_texts(options.inputs)
         is_raw = options.output_value != "sentence_embedding"
         check_precision(options.precision, None if is_raw else len(texts))
-        request = self._request(texts, options)
-        dim = self.truncate_dim if options.truncate_dim is None else options.truncate_dim
-        if is_raw:
-            check_choice("output_value", options.output_value, ("token_embeddings", None))
-            upstream = {
-                "output_value": options.output_value,
-                "precision": options.precision,
-                "truncate_dim": dim,
-            }
-            outputs = []
-            if texts:
-                with self._lent(request) as (backend, request):
-                    outputs = yield backend.submit(EmbedRaw(request, upstream))
-            return outputs[0] if single else outputs
-        form = self._form(options, request)
-
-        def finished(vectors: FloatArray) -> Any:
-            vectors = finish(vectors, dim, unit_length=options.normalize_embeddings)
-            return form(quantize(vectors, options.precision), array=options.convert_to_numpy)
-
-        if not texts:
-            return form(None, array=options.convert_to_numpy)
-        with self._lent(request) as (backend, request):
-            try:
-                vectors = yield backend.submit(Embed(request))
-            except WorkerError as error:
-                error.results = finish_others(error.results, finished)
-                raise
-        result = finished(vectors)
-        return result[0] if single else result
-
-    def _form(self, options: EncodeOptions, request: Request) -> Callable[..., Any]:
         model = self.backend.model
-        return partial(
+        request = request_of(options, texts, model)
+        if is_raw:
+            outputs = yield from self._raw_steps(options, request)
+            return outputs[0] if single else outputs
+        truncate = options.truncation(model.settings.truncate_dim)
+        form = partial(
             in_form,
             dtype=model.dtype,
             device=request.device or model.device,
             tensor=options.convert_to_tensor,
+            array=options.convert_to_numpy,
         )
+        if not texts:
+            return form(None)
 
-    def _request(self, texts: Sequence[str], options: EncodeOptions) -> Request:
-        return request_of(options, texts, self.backend.model)
+        def finish(vectors: FloatArray) -> Any:
+            return form(quantize(truncate(vectors), options.precision))
+
+        with self._lent(request) as (backend, request):
+            try:
+                vectors = yield backend.submit(Embed(request))
+            except WorkerError as error:
+                error.results = finish_others(error.results, finish)
+                raise
+        result = finish(vectors)
+        return result[0] if single else result
+
+    def _raw_steps(
+        self, options: EncodeOptions, request: Request
+    ) -> Generator[Future[Any], Any, list[Any]]:
+        """Let upstream's own ``encode`` give something else than vectors of texts."""
+        check_choice("output_value", options.output_value, ("token_embeddings", None))
+        dim = self.truncate_dim if options.truncate_dim is None else options.truncate_dim
+        upstream = {
+            "output_value": options.output_value,
+            "precision": options.precision,
+            "truncate_dim": dim,
+        }
+        if not request.texts:
+            return []
+        with self._lent(request) as (backend, request):
+            outputs: list[Any] = yield backend.submit(EmbedRaw(request, upstream))
+        return outputs
 
     @contextmanager
     def _lent(self, request: Request) -> Iterator[tuple[Backend, Request]]:

@@ -6,21 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from safe_embed._errors_foreign import shown
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
-from safe_embed.inputs import check_choice, check_device, check_positive, check_processes
-from safe_embed.memory.joints import printed
+from safe_embed.memory.combinators import printed
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
-from safe_embed.model.loader import ModelSource
+from safe_embed.memory.types import Hook, ReloadPolicy
+from safe_embed.offline.cache import OFFLINE, model_path
 from safe_embed.pooling import Pooling, PoolingFunction, resolve_pooling
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
-from safe_embed.types import Hook, ReloadPolicy
+from safe_embed.upstream.source import ModelSource
+from safe_embed.validation import check_choice, check_device, check_positive, check_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,9 @@ class EncoderOptions:
     @property
     def source(self) -> ModelSource:
         """Where the model comes from."""
-        return ModelSource(self.model, self.sentence_transformer_options, self.dtype)
+        packaged = isinstance(self.model, str) and self.model == OFFLINE
+        model = str(model_path()) if packaged else self.model
+        return ModelSource(model, self.sentence_transformer_options, self.dtype)
 
     def policy(self, source: ModelSource) -> ReloadPolicy:
         """Give the policy, if it suits where the model comes from.

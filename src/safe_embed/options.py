@@ -7,14 +7,16 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from safe_embed._errors_foreign import is_word, listed, shown
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import is_word, listed, shown
 from safe_embed.inference.request import Pool, Request
-from safe_embed.inputs import check_device, check_positive
-from safe_embed.model.attributes import ModelSettings, ModelState
-from safe_embed.pooling import Precision
+from safe_embed.types import FloatArray
+from safe_embed.upstream.settings import ModelSettings, ModelState
+from safe_embed.validation import check_device, check_positive
+from safe_embed.vectors import Precision, truncate_and_normalize
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +54,19 @@ class EncodeOptions:
     def is_elsewhere(self) -> bool:
         """Whether other processes than the encoder's own are to embed the chunks."""
         return self.pool is not None or (isinstance(self.device, list) and len(self.device) > 0)
+
+    def truncation(self, default_dim: int | None) -> Callable[[FloatArray], FloatArray]:
+        """Give the function that truncates and normalises vectors as this call asks for.
+
+        Args:
+            default_dim: How many dimensions to keep if the call does not say; ``None`` for all.
+
+        Returns:
+            A function of vectors, shape (n, dimension) or (dimension,).
+        """
+        dim = default_dim if self.truncate_dim is None else self.truncate_dim
+        unit_length = self.normalize_embeddings
+        return partial(truncate_and_normalize, truncate_dim=dim, unit_length=unit_length)
 
 
 def encode(

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.foreign import shown
 from safe_embed.inference.request import Embed, Request
-from safe_embed.inputs import portions
-from safe_embed.pooling import check_precision
 from safe_embed.types import FloatArray
+from safe_embed.validation import portions
+from safe_embed.vectors import check_precision
 
 
 def check_stream(inputs: Any, precision: Any, ranges: Any) -> None:

@@ -1,13 +1,18 @@
-"""Vectors in the form that the caller asked for."""
+"""Vectors after pooling: truncated, normalised, quantised, and in the form that callers ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from safe_embed.errors import ConfigError
+from safe_embed.foreign import shown
 from safe_embed.types import ChunkedText, FloatArray
+
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
 
 def in_form(
@@ -58,3 +63,144 @@ def finish_others(results: Sequence[Any], finished: Callable[[FloatArray], Any])
     there = [one for one in results if one is not None]
     vectors = iter(finished(np.stack(there)) if there else ())
     return [None if one is None else next(vectors) for one in results]
+
+
+_SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize
+
+
+def normalize(vectors: FloatArray) -> FloatArray:
+    """Scale vectors to length 1.
+
+    Args:
+        vectors: Shape (dimension,) or (n, dimension); zero vectors stay zero.
+
+    Returns:
+        An array of the same shape.
+    """
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: FloatArray = vectors / np.maximum(norms, _SMALLEST_NORM)
+    return scaled
+
+
+def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
+    """Give vectors a fixed dimension: truncate, normalise, pad with zeros.
+
+    For an index whose dimension cannot change with the model.
+
+    >>> pad_to_dim(np.array([[3.0, 4.0]], dtype=np.float32), 4)
+    array([[0.6, 0.8, 0. , 0. ]], dtype=float32)
+
+    Args:
+        vectors: Shape (dimension,) or (n, dimension).
+        dim: The dimension to give them, at least 1.
+
+    Returns:
+        Unit vectors of dimension *dim*, in the same form as *vectors*.
+
+    Raises:
+        ConfigError: If *dim* is not positive.
+    """
+    if dim < 1:
+        msg = f"dim={shown(dim)} is no dimension. Use a positive number."
+        raise ConfigError(msg)
+    kept = normalize(as_numbers("vectors=", vectors)[..., :dim])
+    width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
+    padded: FloatArray = np.pad(kept, width)
+    return padded
+
+
+def truncate_and_normalize(
+    vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool
+) -> FloatArray:
+    """Cut vectors to a dimension, then normalise them if asked.
+
+    Args:
+        vectors: Shape (n, dimension).
+        truncate_dim: How many dimensions to keep; ``None`` for all.
+        unit_length: Whether to scale what is kept to length 1.
+
+    Returns:
+        Shape (n, kept).
+    """
+    kept = vectors if truncate_dim is None else vectors[..., :truncate_dim]
+    return normalize(kept) if unit_length else kept
+
+
+def check_precision(precision: str | None, n_texts: int | None = None) -> None:
+    """Refuse a precision that does not exist, or that cannot be calibrated.
+
+    Args:
+        precision: What the caller asked for; ``None`` means float32.
+        n_texts: On how many texts it is calibrated; ``None`` if on ranges.
+
+    Raises:
+        ConfigError: If it is not known, or one text alone has no range.
+    """
+    if precision in ("int8", "uint8") and n_texts == 1:
+        msg = (
+            f"precision={precision!r} is calibrated on the texts of a call, and one text alone has "
+            "no range. Pass more texts, or use encode_stream with ranges=…"
+        )
+        raise ConfigError(msg)
+    if precision is not None and precision not in get_args(Precision):
+        names = ", ".join(map(repr, get_args(Precision)))
+        msg = f"precision={shown(precision)} is not supported. Use one of {names}."
+        raise ConfigError(msg)
+
+
+def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
+    """Refuse ranges that do not belong to the vectors.
+
+    Args:
+        ranges: Smallest and largest value of each dimension, or ``None``.
+        dim: Dimension of the vectors, if it is known.
+
+    Raises:
+        ConfigError: If *ranges* is not of shape (2, *dim*), or holds what is no number.
+    """
+    if ranges is None:
+        return
+    shape = as_numbers("ranges=", ranges).shape
+    if dim is not None and shape != (2, dim):
+        msg = f"ranges has shape {shape}. It must have (2, {dim}): smallest, largest."
+        raise ConfigError(msg)
+
+
+def as_numbers(what: str, value: Any) -> FloatArray:
+    """Take a value as an array of float32; numpy's own error would show a text."""
+    try:
+        return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        kind = type(error).__name__
+    msg = f"{what}{shown(value)}, which is no array of numbers ({kind})."
+    raise ConfigError(msg)
+
+
+def quantize(
+    vectors: FloatArray, precision: Precision | None, ranges: FloatArray | None = None
+) -> NDArray[np.generic]:
+    """Store vectors in fewer bits, as ``sentence_transformers.quantize_embeddings`` does.
+
+    Args:
+        vectors: Shape (n, dimension).
+        precision: ``"int8"`` and ``"uint8"`` need ranges; ``"binary"`` and ``"ubinary"`` keep the
+            sign of each dimension.
+        ranges: Smallest and largest value of each dimension, shape (2, dimension). ``None``
+            calibrates on *vectors* themselves, so that a vector depends on its neighbours.
+
+    Returns:
+        Shape (n, dimension), or (n, dimension / 8) for the binary kinds.
+    """
+    if precision in (None, "float32"):
+        return vectors
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(vectors > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits - np.uint8(128)).view(np.int8)
+    low, high = np.asarray(
+        (vectors.min(axis=0), vectors.max(axis=0)) if ranges is None else ranges, dtype=np.float32
+    )
+    step = np.where(high > low, (high - low) / 255, 1)
+    levels: FloatArray = np.clip(np.floor((vectors - low) / step), 0, 255)
+    if precision == "uint8":
+        return levels.astype(np.uint8)
+    return (levels - 128).astype(np.int8)

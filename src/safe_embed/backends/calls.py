@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from safe_embed._errors_foreign import deliverable
 from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.foreign import deliverable
 from safe_embed.inference.tasks import CallEnded, Flow, Task, Wave
 
 T = TypeVar("T")

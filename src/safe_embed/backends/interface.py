@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from safe_embed.inference.request import Call, Pool
-from safe_embed.model.attributes import ModelState
-from safe_embed.types import Stats
+from safe_embed.memory.types import Stats
+from safe_embed.upstream.settings import ModelState
 
 
 class Backend(Protocol):
@@ -45,7 +45,7 @@ class Backend(Protocol):
         """Change settings of the model, for all calls that are queued from now on.
 
         Args:
-            **changes: Fields of :class:`safe_embed.model.attributes.ModelSettings`.
+            **changes: Fields of :class:`safe_embed.upstream.settings.ModelSettings`.
         """
         ...
 

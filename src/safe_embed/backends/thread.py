@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from safe_embed._errors_foreign import deliverable
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import (
     CLOSED,
@@ -32,15 +31,16 @@ from safe_embed.backends.calls import (
 from safe_embed.backends.event_loop import EventLoop
 from safe_embed.backends.interface import Backend
 from safe_embed.errors import WorkerError
+from safe_embed.foreign import deliverable
 from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Pool, Settings, StartPool
 from safe_embed.inference.tasks import Work
 from safe_embed.memory.remedies import trim
-from safe_embed.model.attributes import ModelState, SharedModelState
-from safe_embed.model.loader import ModelSource
+from safe_embed.memory.types import Hook, ReloadPolicy, Stats
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.supervisor import Supervisor
-from safe_embed.types import Hook, ReloadPolicy, Stats
+from safe_embed.upstream.settings import ModelState, SharedModelState
+from safe_embed.upstream.source import ModelSource
 
 # How long close() waits for the batch in progress.
 _CLOSE_SECONDS = 30.0
@@ -226,7 +226,7 @@ class _Loop(EventLoop):
         self.calls.note(call, pending, outcome.values)
 
     def _count_call(self, texts: int) -> None:
-        self.supervisor.count(Work(calls=1, texts=texts))
+        self.supervisor.meter.count(Work(calls=1, texts=texts))
 
     def check_idle(self) -> bool:
         """Tell whether there is no call, and nothing that the supervisor waits for."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 
+from safe_embed.batching import needs_padding, token_counts
 from safe_embed.inference.pipeline import DEFAULT_CHUNK_TOKENS
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import (
@@ -28,15 +29,14 @@ from safe_embed.inference.tasks import (
     Work,
 )
 from safe_embed.memory.remedies import trim
-from safe_embed.model import unpadded
-from safe_embed.model.attributes import least, position_tokens
-from safe_embed.model.batching import needs_padding, token_counts
-from safe_embed.model.tokenization import ModelReader
 from safe_embed.text.graphemes import between_clusters
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
+from safe_embed.upstream import unpadded
+from safe_embed.upstream.attributes import least, position_tokens
+from safe_embed.upstream.tokenizer import ModelReader
 
 if TYPE_CHECKING:
-    from safe_embed.model.loader import SentenceTransformer
+    from safe_embed.upstream.source import SentenceTransformer
 
 logger = logging.getLogger("safe_embed")
 

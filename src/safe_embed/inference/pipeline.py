@@ -15,6 +15,7 @@ from typing import Any, assert_never
 import numpy as np
 from tqdm.auto import tqdm
 
+from safe_embed.batching import batches
 from safe_embed.errors import TextTooLongError, WorkerError
 from safe_embed.inference.request import (
     Call,
@@ -39,11 +40,10 @@ from safe_embed.inference.tasks import (
     Task,
     Wave,
 )
-from safe_embed.model.attributes import ModelState
-from safe_embed.model.batching import batches
-from safe_embed.model.tokenization import portions
 from safe_embed.pooling import pool
 from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, TextPlan
+from safe_embed.upstream.settings import ModelState
+from safe_embed.upstream.tokenizer import portions
 
 logger = logging.getLogger("safe_embed")
 

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from safe_embed.types import Event, Hook, Rung
+from safe_embed.memory.types import Event, Hook, Rung
 
 logger = logging.getLogger("safe_embed")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from safe_embed.types import Reason, Rung, Usage
+from safe_embed.memory.types import Reason, Rung, Usage
 
 # What a process holds jumps about for a moment, and shows no trend.
 _SHORTEST_TREND_SECONDS = 2.0

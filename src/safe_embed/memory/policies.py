@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
-from safe_embed.memory.joints import AllOf, AnyOf, Joinable, is_policy
+from safe_embed.foreign import shown
+from safe_embed.memory.combinators import AllOf, AnyOf, Joinable, is_policy
+from safe_embed.memory.cool_down import CoolDown
 from safe_embed.memory.sizes import format_mib, format_size, parse_size
-from safe_embed.types import Reason, ReloadPolicy, Rung, Usage
+from safe_embed.memory.types import Reason, ReloadPolicy, Rung, Usage
 
 _JITTER = 0.1
 _COOL_DOWN_SECONDS = 60.0
-# What a process must have grown by for the same remedy to be worth its price again within the
-# cool-down, as shares of what it held and of what is allowed: no reload every few calls for little.
-_REGROWN_OF_HELD = 0.1
-_REGROWN_OF_ALLOWED = 0.25
 
 
 def _is_number(value: object) -> bool:
@@ -182,39 +179,8 @@ class EverySeconds(_Policy):
 
 
 def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove, bound_bytes: int) -> bool:
-    """Whether what the policy may do could do no more than what was done a moment ago.
-
-    Near a limit a policy that may take every rung never waits: the system ends a process that is
-    over it.
-    """
-    if policy.at_most == Rung.TRIM:
-        return _is_within(usage.seconds_since_remedy, policy)
-    highest = min(policy.at_most, usage.highest_rung)
-    if usage.sample.is_near_limit and highest == usage.highest_rung:
-        return False
-    for rung, missed in usage.missed.items():
-        is_as_low = bound_bytes < missed.held_bytes
-        if rung >= highest and is_as_low and _is_within(missed.seconds, policy):
-            return True
-    as_much_was_done = usage.renewal_rung >= highest
-    is_recent = _is_within(usage.seconds_since_renewal, policy)
-    return as_much_was_done and is_recent and not _has_regrown(usage, policy)
-
-
-def _is_within(seconds: float | None, policy: MemoryGrowth | MemoryAbove) -> bool:
-    """Whether something was done, and less than the policy's cool-down ago."""
-    return seconds is not None and seconds < policy.cool_down_seconds
-
-
-def _has_regrown(usage: Usage, policy: MemoryGrowth | MemoryAbove) -> bool:
-    """Whether there is much to give back again since the last remedy above a trim."""
-    held, then = usage.sample.held_bytes, usage.held_after_renewal_bytes
-    if held is None or then is None:
-        return False
-    enough = then * _REGROWN_OF_HELD
-    if policy.bytes is not None:
-        enough = min(enough, int(policy.bytes) * _REGROWN_OF_ALLOWED)
-    return held - then >= enough
+    allowed = None if policy.bytes is None else int(policy.bytes)
+    return CoolDown(policy.cool_down_seconds, policy.at_most, allowed).holds(usage, bound_bytes)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

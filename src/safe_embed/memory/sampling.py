@@ -26,7 +26,7 @@ from safe_embed.memory.limits import (
     read_file,
     tightest,
 )
-from safe_embed.types import MemorySample
+from safe_embed.memory.types import MemorySample
 
 _PROC = Path("/proc/self")
 _STATUS = re.compile(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import shown
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|[KMGT]i?B)", re.ASCII)
 _UNITS = {

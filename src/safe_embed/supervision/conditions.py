@@ -9,7 +9,7 @@ from typing import Protocol
 
 from safe_embed.memory.limits import fits
 from safe_embed.memory.sampling import Sampler
-from safe_embed.types import MemorySample
+from safe_embed.memory.types import MemorySample
 
 
 class TakesSamples(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
-from safe_embed.types import Reason
+from safe_embed.memory.types import Reason
 
 # How much longer than this process another one may take to start, until one has been seen to start:
 # it loads at low priority. Beside a caller that never pauses it took six times as long (2 cores).

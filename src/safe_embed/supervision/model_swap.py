@@ -14,21 +14,20 @@ from typing import Any, NamedTuple
 
 from safe_embed.errors import ReloadError
 from safe_embed.inference.engine import Engine
-from safe_embed.memory.remedies import bound_tokenizer_cache, clear_tokenizer_cache
-from safe_embed.model.attributes import (
-    ModelFacts,
-    ModelSettings,
-    apply_settings,
+from safe_embed.memory.types import MemorySample
+from safe_embed.supervision.conditions import Conditions
+from safe_embed.types import FloatArray
+from safe_embed.upstream.attributes import (
     embedding_dimension,
     ends_in_normalize,
     set_tokenizer,
     weights_bytes,
 )
-from safe_embed.model.canary import CANARY, is_same
-from safe_embed.model.loader import Loading, ModelSource
-from safe_embed.pooling import normalize
-from safe_embed.supervision.conditions import Conditions
-from safe_embed.types import FloatArray, MemorySample
+from safe_embed.upstream.same_model import CANARY, is_same
+from safe_embed.upstream.settings import ModelFacts, ModelSettings, apply_settings
+from safe_embed.upstream.source import Loading, ModelSource
+from safe_embed.upstream.tokenizer_cache import bound_tokenizer_cache, clear_tokenizer_cache
+from safe_embed.vectors import normalize
 
 
 class _Look(NamedTuple):

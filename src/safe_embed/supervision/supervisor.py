@@ -12,31 +12,34 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from safe_embed._errors_foreign import called
 from safe_embed.errors import ReloadError
+from safe_embed.foreign import called
 from safe_embed.inference.engine import Engine
 from safe_embed.inference.request import Settings
-from safe_embed.inference.tasks import Outcome, Task, Work
+from safe_embed.inference.tasks import Outcome, Task
 from safe_embed.memory.event_log import EventLog, log_event
 from safe_embed.memory.forecast import early_reason
-from safe_embed.memory.remedies import (
-    BelowNeed,
-    Ladder,
-    Remedy,
-    bound_tokenizer_cache,
-    forgets,
-    is_kept,
-    trim,
+from safe_embed.memory.ladder import BelowNeed, Ladder, Remedy, is_kept
+from safe_embed.memory.remedies import trim
+from safe_embed.memory.types import (
+    Event,
+    Hook,
+    MemorySample,
+    Reason,
+    ReloadPolicy,
+    Rung,
+    Stats,
+    Usage,
 )
-from safe_embed.model.attributes import ModelFacts, ModelSettings
-from safe_embed.model.loader import ModelSource
-from safe_embed.model.unpadded import is_supported
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
 from safe_embed.supervision.model_swap import ModelSwap
 from safe_embed.supervision.reload_request import ReloadRequest, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
-from safe_embed.types import Event, Hook, MemorySample, Reason, ReloadPolicy, Rung, Stats, Usage
+from safe_embed.upstream.settings import ModelFacts, ModelSettings
+from safe_embed.upstream.source import ModelSource
+from safe_embed.upstream.tokenizer_cache import bound_tokenizer_cache, forgets
+from safe_embed.upstream.unpadded import is_supported
 
 logger = logging.getLogger("safe_embed")
 
@@ -168,14 +171,6 @@ class Supervisor:
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)
         return outcome
-
-    def count(self, work: Work) -> None:
-        """Take note of work, for ``stats`` and for policies.
-
-        Args:
-            work: What was done besides the tasks: calls that have ended.
-        """
-        self.meter.count(work)
 
     def watch(self, *, is_quiet: bool = True) -> bool:
         """Ask the policy, and take the next step of what it asks for.

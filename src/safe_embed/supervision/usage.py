@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Mapping
 
 from safe_embed.inference.tasks import Work
+from safe_embed.memory.types import Event, MemorySample, Missed, Rung, Usage
 from safe_embed.supervision.conditions import TakesSamples
-from safe_embed.types import Event, MemorySample, Missed, Rung, Usage
 
 # After so many calls, or so much of a long one, the process holds what it needs to work, and growth
 # counts from there.

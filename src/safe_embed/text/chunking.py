@@ -18,9 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from safe_embed._errors_foreign import called
 from safe_embed.errors import ConfigError, TextTooLongError
-from safe_embed.text.custom import check_tiling
+from safe_embed.foreign import called
 from safe_embed.text.graphemes import (
     at_cluster_ends,
     between_clusters,
@@ -28,7 +27,8 @@ from safe_embed.text.graphemes import (
     spans_between,
 )
 from safe_embed.text.packing import pack
-from safe_embed.text.pieces import Pieces, Unit
+from safe_embed.text.span_table import Pieces, Unit
+from safe_embed.text.user_splitters import check_tiling
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
 
 Mode = Literal["packed", "spans"]

@@ -21,8 +21,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import shown
 from safe_embed.text.graphemes import keep_whole, spans_between
 from safe_embed.types import Span
 

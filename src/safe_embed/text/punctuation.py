@@ -14,9 +14,8 @@ from heapq import merge
 from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
-from safe_embed.text.custom import RegexSplitter
+from safe_embed.foreign import shown
 from safe_embed.text.graphemes import (
     BLANK,
     CLOSERS,
@@ -31,6 +30,7 @@ from safe_embed.text.graphemes import (
     keep_whole,
     spans_between,
 )
+from safe_embed.text.user_splitters import RegexSplitter
 from safe_embed.types import Span
 
 Level = Literal["paragraph", "sentence", "clause"]

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from safe_embed._errors_foreign import shown
 from safe_embed.errors import ConfigError
-from safe_embed.text.custom import FunctionSplitter, RegexSplitter
+from safe_embed.foreign import shown
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
+from safe_embed.text.user_splitters import FunctionSplitter, RegexSplitter
 from safe_embed.types import Splitter
 
 SplitterLike = str | re.Pattern[str] | Splitter | Callable[[str], Any]

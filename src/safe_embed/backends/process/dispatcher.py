@@ -38,8 +38,8 @@ from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Settings
 from safe_embed.inference.tasks import Flow, Work
 from safe_embed.memory.event_log import EventLog
-from safe_embed.model.attributes import ModelState
-from safe_embed.types import Event, Hook, Rung, Stats, WorkerState
+from safe_embed.memory.types import Event, Hook, Rung, Stats, WorkerState
+from safe_embed.upstream.settings import ModelState
 
 logger = logging.getLogger("safe_embed")
 
@@ -99,7 +99,7 @@ class Dispatcher(EventLoop):
         """Change settings on every model, and on those that come later.
 
         Args:
-            **changes: Fields of :class:`safe_embed.model.attributes.ModelSettings`.
+            **changes: Fields of :class:`safe_embed.upstream.settings.ModelSettings`.
         """
         self.post(partial(self._send_all, Configure(self.model.change(**changes))))
 

@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import Outcome, Task
-from safe_embed.memory.remedies import BelowNeed
-from safe_embed.model.attributes import ModelFacts, ModelSettings
-from safe_embed.model.loader import ModelSource
+from safe_embed.memory.ladder import BelowNeed
+from safe_embed.memory.types import Event, MemorySample, Reason, ReloadPolicy
 from safe_embed.supervision.conditions import Conditions
-from safe_embed.types import Event, MemorySample, Reason, ReloadPolicy
+from safe_embed.upstream.settings import ModelFacts, ModelSettings
+from safe_embed.upstream.source import ModelSource
 
 # To a worker
 

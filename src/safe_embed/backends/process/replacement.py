@@ -11,7 +11,7 @@ from typing import Any
 from safe_embed.backends.calls import settle
 from safe_embed.backends.process.slots import Slot
 from safe_embed.backends.process.worker_handle import UNKNOWN, WorkerHandle
-from safe_embed.types import MemorySample, Reason
+from safe_embed.memory.types import MemorySample, Reason
 
 
 @dataclass(slots=True, eq=False)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from safe_embed.backends.process.worker_handle import WorkerHandle
 from safe_embed.errors import WorkerError
 from safe_embed.inference.request import Settings
-from safe_embed.model.attributes import ModelFacts
-from safe_embed.model.loader import ModelSource
-from safe_embed.model.surroundings import Surroundings
+from safe_embed.ipc.surroundings import Surroundings
+from safe_embed.memory.types import ReloadPolicy
 from safe_embed.supervision.conditions import Conditions
-from safe_embed.types import ReloadPolicy
+from safe_embed.upstream.settings import ModelFacts
+from safe_embed.upstream.source import ModelSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,11 @@ from safe_embed.inference.tasks import (
     Task,
     Work,
 )
+from safe_embed.ipc.connection import UnreadableError, Wire, WireClosedError
 from safe_embed.ipc.parent import end_with_parent
 from safe_embed.ipc.portable_errors import portable
-from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
+from safe_embed.memory.types import Event, Reason
 from safe_embed.supervision.supervisor import Supervisor
-from safe_embed.types import Event, Reason
 
 logger = logging.getLogger("safe_embed")
 
@@ -168,7 +168,7 @@ class _Worker:
             case BaseException():  # a task that cannot be read here
                 self._wire.send(TaskDone(error=message))
             case CountCall():
-                self._supervisor.count(Work(calls=1, texts=message.texts))
+                self._supervisor.meter.count(Work(calls=1, texts=message.texts))
             case Configure():
                 self._supervisor.configure(message.model_settings)
             case ExpectReplacement():

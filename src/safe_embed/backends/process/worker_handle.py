@@ -11,10 +11,10 @@ from typing import Any
 from safe_embed.backends.calls import PendingCall, PendingTask
 from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
 from safe_embed.errors import WorkerError
-from safe_embed.model.attributes import ModelFacts
-from safe_embed.model.surroundings import Surroundings
-from safe_embed.model.wire import UnreadableError, WireClosedError, begin_process
-from safe_embed.types import MemorySample
+from safe_embed.ipc.connection import UnreadableError, WireClosedError, begin_process
+from safe_embed.ipc.surroundings import Surroundings
+from safe_embed.memory.types import MemorySample
+from safe_embed.upstream.settings import ModelFacts
 
 # How long a process may take to end when it was told to.
 EXIT_SECONDS = 5.0

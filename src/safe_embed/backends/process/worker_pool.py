@@ -26,12 +26,12 @@ from safe_embed.backends.process.dispatcher import Dispatcher
 from safe_embed.backends.process.slots import WorkerSpec
 from safe_embed.errors import ConfigError, ReloadError, WorkerError
 from safe_embed.inference.request import Call, Pool, Settings
-from safe_embed.model.attributes import ModelState
-from safe_embed.model.loader import ModelSource
-from safe_embed.model.surroundings import Surroundings, working_directory
+from safe_embed.ipc.surroundings import Surroundings, working_directory
+from safe_embed.memory.types import Hook, ReloadPolicy, Stats
 from safe_embed.pooling import mean_pool
 from safe_embed.supervision.conditions import Conditions
-from safe_embed.types import Hook, ReloadPolicy, Stats
+from safe_embed.upstream.settings import ModelState
+from safe_embed.upstream.source import ModelSource
 
 _CLOSE_SECONDS = 30.0
 # Whatever splits work among the cores reads one of these when it is first used.
@@ -73,36 +73,18 @@ class WorkerPool:
         timeout_seconds: float | None = None,
         opener: WorkerPool | None = None,
     ) -> None:
-        if sys.platform == "win32":
-            raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
-        if source.is_loaded:
-            raise ConfigError(
-                "isolation='process' needs a model that a worker can load: a name, a folder or a "
-                "loader, not a SentenceTransformer that is loaded here."
-            )
-        # Texts are pooled here, and so a function of the user's own may be anything.
-        sent = replace(settings, pooling=mean_pool)
-        given = (("model", source), ("splitter", sent), ("reload", policy))
-        for name, value in given:
-            _check_portable(name, value)
+        _check_possible(source, settings, policy)
         threads = None if workers == 1 else max(1, _cores() // workers)
-        names = _THREAD_VARIABLES if threads else ()
-        places = [devices[at % len(devices)] if devices else None for at in range(workers)]
         self._hooks = tuple(hooks)
         self._settings = settings
         self._spec = WorkerSpec(
             source,
-            sent,
+            _sent(settings),
             policy,
-            places,
+            [devices[at % len(devices)] if devices else None for at in range(workers)],
             threads,
             timeout_seconds,
-            Surroundings(
-                # A worker that takes over draws no bars; those of a call are drawn here.
-                {"TQDM_DISABLE": "1"}
-                | {name: os.environ.get(name, str(threads)) for name in names},
-                working_directory() if opener is None else opener.folder,
-            ),
+            _surroundings(threads, working_directory() if opener is None else opener.folder),
             None if opener is None else opener.model.facts,
             conditions or Conditions(),
         )
@@ -271,6 +253,32 @@ def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
     dispatcher.close()
     if thread is not threading.current_thread():
         thread.join(_CLOSE_SECONDS)
+
+
+def _sent(settings: Settings) -> Settings:
+    """Leave out the pooling function: texts are pooled here, and it may be a lambda."""
+    return replace(settings, pooling=mean_pool)
+
+
+def _surroundings(threads: int | None, folder: str | None) -> Surroundings:
+    """Say what workers find around them; *folder* is what relative entries of sys.path mean."""
+    names = _THREAD_VARIABLES if threads else ()
+    given = {name: os.environ.get(name, str(threads)) for name in names}
+    # A worker that takes over draws no bars; those of a call are drawn here.
+    return Surroundings({"TQDM_DISABLE": "1", **given}, folder)
+
+
+def _check_possible(source: ModelSource, settings: Settings, policy: ReloadPolicy) -> None:
+    """Refuse what cannot be in another process, before one is started."""
+    if sys.platform == "win32":
+        raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
+    if source.is_loaded:
+        raise ConfigError(
+            "isolation='process' needs a model that a worker can load: a name, a folder or a "
+            "loader, not a SentenceTransformer that is loaded here."
+        )
+    for name, value in (("model", source), ("splitter", _sent(settings)), ("reload", policy)):
+        _check_portable(name, value)
 
 
 def _check_portable(name: str, value: Any) -> None:

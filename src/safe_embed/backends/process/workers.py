@@ -24,11 +24,11 @@ from safe_embed.backends.process.replacement import Replacement, Replacements
 from safe_embed.backends.process.slots import Slot, WorkerSpec, no_worker_error
 from safe_embed.backends.process.worker_handle import WorkerHandle
 from safe_embed.errors import ReloadError, WorkerError
-from safe_embed.memory.remedies import BelowNeed
-from safe_embed.model.attributes import ModelFacts, ModelState
-from safe_embed.model.canary import difference
-from safe_embed.model.loader import ModelSource
-from safe_embed.types import Event, Reason, Rung
+from safe_embed.memory.ladder import BelowNeed
+from safe_embed.memory.types import Event, Reason, Rung
+from safe_embed.upstream.same_model import difference
+from safe_embed.upstream.settings import ModelFacts, ModelState
+from safe_embed.upstream.source import ModelSource
 
 logger = logging.getLogger("safe_embed")
 

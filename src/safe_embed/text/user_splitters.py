@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from safe_embed._errors_foreign import called, shown
 from safe_embed.errors import ConfigError
+from safe_embed.foreign import called, shown
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
 

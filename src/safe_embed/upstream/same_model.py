@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from safe_embed.errors import ReloadError
-from safe_embed.model.attributes import ModelFacts
-from safe_embed.model.files import files_changed
 from safe_embed.types import FloatArray
+from safe_embed.upstream.files import files_changed
+from safe_embed.upstream.settings import ModelFacts
 
 CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
 _LEAST_COSINE = 0.9999

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-from safe_embed.model.surroundings import Surroundings
+from safe_embed.ipc.surroundings import Surroundings
 
 # Smaller buffers are cheaper inside the message.
 _OUT_OF_BAND_BYTES = 2**16

@@ -46,7 +46,7 @@ def demo(
     ] = None,
 ) -> None:
     """Answer questions from long Japanese documents. 長い文書から質問に答えます."""
-    from safe_embed.demo import QUESTIONS, read_documents, read_manual, run, sample_questions
+    from safe_embed.cli.demo import QUESTIONS, read_documents, read_manual, run, sample_questions
 
     paths = [*(text or ()), *(more or ())]
     with _explained():
@@ -72,7 +72,7 @@ def split(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a span.")] = False,
 ) -> None:
     """Show where a text would be cut. 文章がどこで切られるかを表示します."""
-    from safe_embed.demo import read_text
+    from safe_embed.cli.demo import read_text
     from safe_embed.text.morphemes import MorphemeSplitter
     from safe_embed.text.punctuation import PunctuationSplitter
 
@@ -98,7 +98,7 @@ class _Console(Console):
 @contextmanager
 def _explained() -> Iterator[None]:
     """Show an error that safe_embed explains, and no traceback; let a reader stop, as head does."""
-    from safe_embed.demo import shown
+    from safe_embed.cli.demo import shown
 
     try:
         yield
@@ -116,7 +116,7 @@ def _explained() -> Iterator[None]:
 
 def _json(value: object) -> str:
     """Write JSON that a terminal can show, and standard output's encoding can hold."""
-    from safe_embed.demo import UNSHOWABLE
+    from safe_embed.cli.demo import UNSHOWABLE
 
     found = json.dumps(value, ensure_ascii=False)
     found = UNSHOWABLE.sub(lambda one: f"\\u{ord(one[0]):04x}", found)

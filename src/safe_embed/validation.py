@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from safe_embed._errors_foreign import is_stop, is_word, shown, told
 from safe_embed.errors import ConfigError, InvalidTextError
+from safe_embed.foreign import is_stop, is_word, shown, told
 
 # How many texts a stream holds at a time, in characters and in number.
 _STREAM_CHARS = 200_000

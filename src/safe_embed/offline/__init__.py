@@ -1,0 +1,3 @@
+"""The model that comes in a package."""
+
+from safe_embed.offline.cache import model_path as model_path

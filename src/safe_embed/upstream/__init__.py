@@ -1,0 +1,1 @@
+"""All that knows sentence-transformers and transformers."""
