@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from safe_embed.backends.calls import drive, drive_async, wait_for
-from safe_embed.backends.interface import Backend
 from safe_embed.compat import DropIn
 from safe_embed.encoder_options import EncoderOptions, start_backend
+from safe_embed.encoding import encode_steps
 from safe_embed.errors import WorkerError
 from safe_embed.inference.request import (
     Call,
-    Embed,
     EmbedChunks,
-    EmbedRaw,
     OnLong,
     PlanTexts,
     Request,
@@ -41,13 +36,10 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
 from safe_embed.types import ChunkedText, FloatArray, TextPlan
-from safe_embed.validation import check_choice, check_texts
+from safe_embed.validation import check_texts
 from safe_embed.vectors import (
     Precision,
-    check_precision,
     check_ranges,
-    finish_others,
-    in_form,
     map_vectors,
     quantize,
 )
@@ -133,7 +125,7 @@ class SafeEncoder(DropIn):
     @takes(encode_arguments, documented=True)
     def encode(self, options: EncodeOptions) -> Any:
         """Embed texts; signature and docstring are those of ``options.encode``."""
-        return drive(self._steps(options))
+        return drive(encode_steps(self.backend, options))
 
     async def aencode(self, inputs: Iterable[str] | str, *args: Any, **kwargs: Any) -> Any:
         """Embed texts without blocking the event loop; :meth:`encode` for asyncio.
@@ -150,7 +142,9 @@ class SafeEncoder(DropIn):
         """
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
-        return await drive_async(self._steps(encode_arguments(inputs, *args, **kwargs)))
+        return await drive_async(
+            encode_steps(self.backend, encode_arguments(inputs, *args, **kwargs))
+        )
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:
@@ -306,63 +300,9 @@ class SafeEncoder(DropIn):
         return plans
 
     def _encode_for(self, options: EncodeOptions, task: Literal["query", "document"]) -> Any:
-        return drive(self._steps(for_task(options, self.backend.model.settings, task)))
+        return drive(
+            encode_steps(self.backend, for_task(options, self.backend.model.settings, task))
+        )
 
     def _run(self, call: Call) -> Any:
         return wait_for(self.backend.submit(call))
-
-    def _steps(self, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:
-        """Encode; let the caller wait for the backend, in its own way."""
-        texts, single = check_texts(options.inputs)
-        is_raw = options.output_value != "sentence_embedding"
-        check_precision(options.precision, None if is_raw else len(texts))
-        model = self.backend.model
-        request = request_of(options, texts, model)
-        if is_raw:
-            outputs = yield from self._raw_steps(options, request)
-            return outputs[0] if single else outputs
-        truncate = options.truncation(model.settings.truncate_dim)
-        form = partial(
-            in_form,
-            dtype=model.dtype,
-            device=request.device or model.device,
-            tensor=options.convert_to_tensor,
-            array=options.convert_to_numpy,
-        )
-        if not texts:
-            return form(None)
-
-        def finish(vectors: FloatArray) -> Any:
-            return form(quantize(truncate(vectors), options.precision))
-
-        with self._lent(request) as (backend, request):
-            try:
-                vectors = yield backend.submit(Embed(request))
-            except WorkerError as error:
-                error.results = finish_others(error.results, finish)
-                raise
-        result = finish(vectors)
-        return result[0] if single else result
-
-    def _raw_steps(
-        self, options: EncodeOptions, request: Request
-    ) -> Generator[Future[Any], Any, list[Any]]:
-        """Let upstream's own ``encode`` give something else than vectors of texts."""
-        check_choice("output_value", options.output_value, ("token_embeddings", None))
-        dim = self.truncate_dim if options.truncate_dim is None else options.truncate_dim
-        upstream = {
-            "output_value": options.output_value,
-            "precision": options.precision,
-            "truncate_dim": dim,
-        }
-        if not request.texts:
-            return []
-        with self._lent(request) as (backend, request):
-            outputs: list[Any] = yield backend.submit(EmbedRaw(request, upstream))
-        return outputs
-
-    @contextmanager
-    def _lent(self, request: Request) -> Iterator[tuple[Backend, Request]]:
-        """Give the backend that does a call, and the request for it."""
-        with self.backend.lend(request.pool) as (backend, pool):
-            yield backend, replace(request, pool=pool)

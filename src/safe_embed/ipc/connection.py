@@ -145,7 +145,7 @@ class Wire:
 
 
 def begin_process(surroundings: Surroundings) -> tuple[subprocess.Popen[bytes], Wire]:
-    """Begin a worker process; it waits for what :func:`safe_embed.backends.process.worker.main` is told first.
+    """Begin a worker process, which runs :func:`safe_embed.backends.process.worker.main`.
 
     Its standard output leads nowhere, as the caller's may carry a protocol; errors go to the
     caller's.

@@ -1,4 +1,4 @@
-"""What memory is measured, judged and reported in: values, and the protocols users may implement."""
+"""Memory: measurements, usage, reasons and events; the protocols that users may implement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to read of a loaded SentenceTransformer, or of its files, whichever version made it."""
+"""What a loaded SentenceTransformer, of any version, or its files say of it."""
 
 from __future__ import annotations
 

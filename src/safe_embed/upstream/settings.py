@@ -1,4 +1,4 @@
-"""What there is to read and to set on a loaded SentenceTransformer, whichever version made it.
+"""What an encoder knows of its model, and what users set on it.
 
 The settings of users are one value. It is read from the first model that is loaded, belongs to the
 encoder from then on, and is pushed into every model: now, and whenever a fresh one takes over.

@@ -1,0 +1,98 @@
+"""One call of ``encode``: checked, done by a backend, and given in the form that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from safe_embed.backends.interface import Backend
+from safe_embed.errors import WorkerError
+from safe_embed.inference.request import Embed, EmbedRaw, Request
+from safe_embed.options import EncodeOptions, request_of
+from safe_embed.types import FloatArray
+from safe_embed.validation import check_choice, check_texts
+from safe_embed.vectors import check_precision, finish_others, in_form, quantize
+
+
+def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:
+    """Do one call of ``encode``; let the caller wait for the backend, in its own way.
+
+    Args:
+        backend: Does the work.
+        options: Of the call.
+
+    Yields:
+        Futures, one at a time; is sent their results.
+
+    Returns:
+        What upstream's ``encode`` gives.
+
+    Raises:
+        InvalidTextError: If an input is no text.
+        ConfigError: If an option cannot work.
+        TextTooLongError: If texts do not fit where they must.
+        WorkerError: If no worker process survives some texts.
+    """
+    texts, single = check_texts(options.inputs)
+    is_raw = options.output_value != "sentence_embedding"
+    check_precision(options.precision, None if is_raw else len(texts))
+    model = backend.model
+    request = request_of(options, texts, model)
+    if is_raw:
+        outputs = yield from _raw_steps(backend, options, request)
+        return outputs[0] if single else outputs
+    truncate = options.truncation(model.settings.truncate_dim)
+    form = partial(
+        in_form,
+        dtype=model.dtype,
+        device=request.device or model.device,
+        tensor=options.convert_to_tensor,
+        array=options.convert_to_numpy,
+    )
+    if not texts:
+        return form(None)
+
+    def finish(vectors: FloatArray) -> Any:
+        return form(quantize(truncate(vectors), options.precision))
+
+    with _lent(backend, request) as (lent, passed):
+        try:
+            vectors = yield lent.submit(Embed(passed))
+        except WorkerError as error:
+            error.results = finish_others(error.results, finish)
+            raise
+    result = finish(vectors)
+    return result[0] if single else result
+
+
+def _raw_steps(
+    backend: Backend, options: EncodeOptions, request: Request
+) -> Generator[Future[Any], Any, list[Any]]:
+    """Let upstream's own ``encode`` give something else than vectors of texts."""
+    check_choice("output_value", options.output_value, ("token_embeddings", None))
+    dim = (
+        backend.model.settings.truncate_dim
+        if options.truncate_dim is None
+        else options.truncate_dim
+    )
+    upstream = {
+        "output_value": options.output_value,
+        "precision": options.precision,
+        "truncate_dim": dim,
+    }
+    if not request.texts:
+        return []
+    with _lent(backend, request) as (lent, passed):
+        outputs: list[Any] = yield lent.submit(EmbedRaw(passed, upstream))
+    return outputs
+
+
+@contextmanager
+def _lent(backend: Backend, request: Request) -> Iterator[tuple[Backend, Request]]:
+    """Give the backend that does a call, and the request for it."""
+    with backend.lend(request.pool) as (lent, pool):
+        yield lent, replace(request, pool=pool)
