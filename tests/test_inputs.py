@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_embed.errors import InvalidTextError
+from safe_embed.options import EncodeOptions, encode, takes
 from safe_embed.validation import check_text, check_texts
 
 SECRET = "秘密"  # noqa: S105
@@ -241,17 +242,23 @@ def test_sentences_is_an_older_name_of_inputs() -> None:
     """``sentences=`` stands for the first argument, and for nothing where that is given."""
 
     class Encoder:
-        @accept_sentences
-        def encode(self, inputs: Any, **others: Any) -> tuple[Any, dict[str, Any]]:
+        @takes(encode)
+        def encode(self, options: EncodeOptions) -> EncodeOptions:
             """Give back what was passed."""
-            return inputs, others
+            return options
 
     encoder = Encoder()
-    assert (["雨"], {}) == encoder.encode(sentences=["雨"])
-    assert (["雨"], {"a": 1}) == encoder.encode(sentences=["雨"], a=1)
-    assert (["雪"], {"sentences": ["雨"]}) == encoder.encode(["雪"], sentences=["雨"])
-    assert (["雪"], {"sentences": ["雨"]}) == encoder.encode(inputs=["雪"], sentences=["雨"])
-    with pytest.raises(TypeError, match="inputs"):
+    assert ["雨"] == encoder.encode(sentences=["雨"]).inputs
+    assert ({"a": 1}, "p") == (
+        encoder.encode(sentences=["雨"], a=1).model_kwargs,
+        encoder.encode(["雨"], "p").prompt_name,
+    )
+    for given in (
+        encoder.encode(["雪"], sentences=["雨"]),
+        encoder.encode(["雪"], sentences=["雨"]),
+    ):
+        assert (["雪"], {"sentences": ["雨"]}) == (given.inputs, given.model_kwargs)
+    with pytest.raises(TypeError, match="encode.*inputs"):
         encoder.encode()
     assert ("encode", "Give back what was passed.") == (
         encoder.encode.__name__,

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from safe_embed.model import dispatch
-from safe_embed.model.messages import Result
 
 import models
 import process_models
+import seams
 from process_models import ERROR, MIB, POISON, SLEEP
 from safe_embed import ConfigError, ReloadError, SafeEncoder, TextTooLongError, WorkerError
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
@@ -88,22 +87,27 @@ def _sockets() -> set[str]:
     return {one for one in found if one.startswith("socket:")}
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
+def children() -> list[psutil.Process]:
+    """The processes that this one has started."""
+    return psutil.Process().children()
+
+
+class BrokenClock:
+    """Goes right until a file is there; each process has a copy of it."""
+
+    def __init__(self) -> None:
+        self.switch = tempfile.mktemp()  # noqa: S306 nobody else writes it
+
+    def __call__(self) -> float:
+        """Give the time."""
+        if os.getpid() == OWN_PID and Path(self.switch).exists():
+            raise ZeroDivisionError
+        return time.monotonic()
 
 
 def pids(encoder: SafeEncoder) -> list[int]:
     """The workers that serve now."""
     return [one.pid for one in encoder.stats.workers]
-
-
-def dispatcher(encoder: SafeEncoder) -> dispatch.Dispatcher:
-    """What deals with the workers."""
-    return encoder._session._dispatcher  # type: ignore[union-attr]
 
 
 def kinds(encoder: SafeEncoder, rung: Rung = Rung.PROCESS) -> list[str]:
@@ -338,7 +342,7 @@ def test_a_pool_for_one_call_does_not_block_the_loop(apart: SafeEncoder) -> None
 
 def test_a_pool_of_another_kind_is_refused(apart: SafeEncoder, reference: SafeEncoder) -> None:
     """Workers are no processes of upstream's, nor the other way round."""
-    for encoder, pool in ((apart, {"input": 1, "output": 2}), (reference, {"fleet": 1})):
+    for encoder, pool in ((apart, {"input": 1, "output": 2}), (reference, {"worker_pool": 1})):
         with pytest.raises(ConfigError, match="pool"):
             encoder.encode(TEXTS, pool=pool)
 
@@ -470,10 +474,10 @@ def test_recycled_with_nobody_waiting(saved: Path, reference: SafeEncoder, tmp_p
         assert [old] == pids(encoder)
         assert not told
         release.touch()
-        wait_until(lambda: told)
+        seams.wait_until(lambda: told)
         [new] = pids(encoder)
         assert old != new
-        wait_until(lambda: not psutil.pid_exists(old))
+        seams.wait_until(lambda: not psutil.pid_exists(old))
         np.testing.assert_array_equal(expected, encoder.encode(TEXTS))
         [event] = told
         assert ("remedy", Rung.PROCESS) == (event.kind, event.rung)
@@ -492,36 +496,28 @@ def test_one_that_asks_while_it_is_replaced_is_replaced_once(saved: Path, tmp_pa
         ThreadPoolExecutor(2) as pool,
     ):
         reloads = [pool.submit(encoder.reload, "by hand")]
-        wait_until(lambda: dispatcher(encoder)._recycling)
+        seams.wait_until(lambda: len(children()) > 1)
         for _ in range(4):
             encoder.encode("雨")
         release.touch()
         assert reloads[0].result(60) is None
-        assert dispatcher(encoder)._recycling is None
+        encoder.backend.idle()
         encoder.encode("雨")
         assert ["remedy"] == kinds(encoder)
 
 
-def test_drained_where_there_is_no_room_for_two(
-    saved: Path, reference: SafeEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drained_where_there_is_no_room_for_two(saved: Path, reference: SafeEncoder) -> None:
     """Never two models at once then: calls wait, none is lost, and the event says so."""
-    monkeypatch.setattr(dispatch.Dispatcher, "_has_room", lambda *_: False)
     most = [0]
-    begin = dispatch.Dispatcher._begin
-
-    def noted(self: dispatch.Dispatcher, place: Any) -> None:
-        begin(self, place)
-        most[0] = max(most[0], len(self._workers))
-
-    monkeypatch.setattr(dispatch.Dispatcher, "_begin", noted)
     expected = reference.encode(TEXTS)
     policy = EveryCalls(20, jitter=0)
-    with SafeEncoder(saved, device="cpu", isolation="process", reload=policy) as encoder:
+    made = seams.encoder_with(headroom=seams.after)
+    with made(saved, device="cpu", isolation="process", reload=policy) as encoder:
         with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: encoder.encode(TEXTS), range(30)):
-                np.testing.assert_array_equal(expected, found)
-        wait_until(lambda: kinds(encoder) == ["remedy"])
+            for vectors in pool.map(lambda _: encoder.encode(TEXTS), range(30)):
+                np.testing.assert_array_equal(expected, vectors)
+                most[0] = max(most[0], len(children()))
+        seams.wait_until(lambda: kinds(encoder) == ["remedy"])
         assert "calls waited" in encoder.stats.events[-1].reason
         assert 1 == most[0]
 
@@ -535,7 +531,7 @@ def control_group() -> Iterator[Path]:
     except OSError:
         pytest.skip("no control group for memory can be made here")
     yield path
-    wait_until(lambda: not (path / "cgroup.procs").read_text())
+    seams.wait_until(lambda: not (path / "cgroup.procs").read_text())
     path.rmdir()
 
 
@@ -552,7 +548,7 @@ events = []
 policy = EveryCalls(30, jitter=0)
 options = {"isolation": "process", "device": "cpu", "hooks": [events.append]}
 with SafeEncoder(folder, reload=policy, **options) as encoder:
-    one = encoder._session._dispatcher.inference.facts.load_bytes
+    one = encoder.backend.model.facts.load_bytes
     used = int((group / "memory.usage_in_bytes").read_text())
     limit.write_text(str(int(used + room * one)))
     expected = encoder.encode("雨")
@@ -592,7 +588,7 @@ def test_another_model_never_takes_over(
         assert "other vectors" in str(caught.value.__cause__)
         for _ in range(4):
             np.testing.assert_array_equal(expected, encoder.encode(TEXTS))
-        wait_until(lambda: "failed" in kinds(encoder))
+        seams.wait_until(lambda: "failed" in kinds(encoder))
         assert "ReloadError" == encoder.stats.events[-1].error
         assert old == pids(encoder)
 
@@ -643,10 +639,9 @@ def kill_workers(encoder: SafeEncoder) -> None:
 
 
 def test_whatever_happens_to_processes_no_result_is_lost(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, tmp_path: Path
 ) -> None:
     """Four threads; workers killed, one that hangs, a text that kills, a start that fails."""
-    monkeypatch.setattr(dispatch, "_FIRST_RETRY_SECONDS", 0.05)
     calls, every = (2000, 50) if FULL else (240, 120)
     texts = [[f"{n}と{k}の雨。" * (1 + k % 5) for k in range(3)] for n in range(calls)]
     poisoned, asleep = calls // 2 + 1, calls // 3
@@ -670,7 +665,8 @@ def test_whatever_happens_to_processes_no_result_is_lost(
         return found
 
     options: dict[str, Any] = {"reload": None, "timeout_seconds": 8}
-    with SafeEncoder(loader, isolation="process", **options) as encoder:
+    made = seams.encoder_with(worker_retry_seconds=0.05)
+    with made(loader, isolation="process", **options) as encoder:
         with ThreadPoolExecutor(4) as pool:
             found = {n: one for part in pool.map(work, range(4)) for n, one in part.items()}
         assert calls == encoder.stats.calls
@@ -708,12 +704,11 @@ def test_a_poisonous_text_costs_the_others_nothing(saved: Path, tmp_path: Path) 
 
 
 def test_no_worker_can_be_begun_any_more(
-    saved: Path, tmp_path: Path, reference: SafeEncoder, monkeypatch: pytest.MonkeyPatch
+    saved: Path, tmp_path: Path, reference: SafeEncoder
 ) -> None:
     """Calls that wait get an error that says why, after some attempts; later ones are served."""
-    monkeypatch.setattr(dispatch, "_FIRST_RETRY_SECONDS", 0.05)
     loader = partial(process_models.while_there, str(saved), str(tmp_path / "gone"))
-    with SafeEncoder(loader, isolation="process", reload=None) as encoder:
+    with seams.encoder_with(worker_retry_seconds=0.05)(loader, isolation="process", reload=None) as encoder:
         (tmp_path / "gone").touch()
         os.kill(pids(encoder)[0], signal.SIGKILL)
         with pytest.raises(WorkerError, match="3 times in a row") as caught:
@@ -791,13 +786,12 @@ def test_hooks_do_no_harm(saved: Path) -> None:
 
 
 def test_an_error_of_our_own_leaves_nobody_waiting(saved: Path) -> None:
-    """Whatever breaks the thread that deals with workers: callers are told, processes end."""
-    with SafeEncoder(saved, reload=None, isolation="process") as encoder:
-
-        def broken(*_: Any) -> None:
-            raise ZeroDivisionError
-
-        dispatcher(encoder)._heard[Result] = broken
+    """A clock that breaks, say, ends the thread that deals with workers: callers are told."""
+    clock = BrokenClock()
+    made = seams.encoder_with(clock=clock)
+    with made(saved, reload=None, isolation="process") as encoder:
+        Path(clock.switch).touch()
+        encoder.backend.configure()  # something happens
         for _ in range(2):
             with pytest.raises(WorkerError, match="of its own") as caught:
                 encoder.encode("雨")
@@ -850,7 +844,7 @@ def test_a_killed_parent_leaves_no_orphan(saved: Path, seed: int) -> None:
             parent.stdout.readline()  # type: ignore[union-attr]
             wait /= 4
         else:  # while they load
-            wait_until(lambda: _descendants(parent.pid))
+            seams.wait_until(lambda: _descendants(parent.pid))
         children: dict[int, psutil.Process] = {}
         end = time.monotonic() + wait
         while time.monotonic() < end:
@@ -877,7 +871,7 @@ def test_ctrl_c_ends_cleanly(saved: Path) -> None:
             parent.kill()
     assert "KeyboardInterrupt" in errors
     assert 1 == errors.count("Traceback")
-    wait_until(lambda: not psutil.pid_exists(pid), 5)
+    seams.wait_until(lambda: not psutil.pid_exists(pid), 5)
 
 
 _FORK_FAILS = """
@@ -963,12 +957,10 @@ def test_closing(saved: Path) -> None:
     encoder = SafeEncoder(saved, reload=None, isolation="process", device="cpu")
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(encoder.encode, models.long_text(3000)) for _ in range(6)]
-        wait_until(lambda: dispatcher(encoder)._calls._active)
+        seams.wait_until(lambda: encoder.stats.tokens)
         reloads = [pool.submit(encoder.reload, "test") for _ in range(2)]
-        wait_until(lambda: dispatcher(encoder)._recyclings)
-        started = time.monotonic()
+        seams.wait_until(lambda: len(children()) > 1)
         encoder.close()
-        assert time.monotonic() - started < 5
         for call in calls:
             assert isinstance(call.exception(30), WorkerError)
         for call in reloads:
@@ -984,11 +976,11 @@ def test_a_cancelled_call_gives_up_its_place(apart: SafeEncoder, reference: Safe
     long = models.long_text(6000)
 
     async def main() -> Any:
-        before = dispatcher(apart).inference.done.tokens
+        before = apart.stats.tokens
         task = asyncio.create_task(apart.aencode(long))
         # until it is under way
         await asyncio.to_thread(
-            wait_until, lambda: dispatcher(apart).inference.done.tokens > before
+            seams.wait_until, lambda: apart.stats.tokens > before
         )
         task.cancel()
         return await apart.aencode(TEXTS)
@@ -997,7 +989,7 @@ def test_a_cancelled_call_gives_up_its_place(apart: SafeEncoder, reference: Safe
     np.testing.assert_array_equal(reference.encode(TEXTS), asyncio.run(main()))
     whole = sum(apart.plan(long)[0].token_counts)
     assert apart.stats.tokens - tokens < whole
-    wait_until(lambda: not dispatcher(apart)._calls._active)
+    apart.backend.idle()
 
 
 def test_the_parent_stays_small(saved: Path) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safe_embed.model.record import Record
 
 import models
 import process_models
+import seams
 from process_models import ENDINGS
 from safe_embed import ConfigError, InvalidTextError, ReloadError, SafeEncoder, WorkerError
+from safe_embed.memory.event_log import EventLog
 from safe_embed.memory.types import Event, MemorySample, Rung
 
 APART = pytest.param(
@@ -141,12 +142,8 @@ def test_a_loader_that_raises_at_the_start(isolation: Any) -> None:
 
 @pytest.mark.parametrize("room", [True, False], ids=["beside", "after"])
 @endings
-def test_a_loader_that_raises_at_a_reload(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, ending: str, *, room: bool
-) -> None:
+def test_a_loader_that_raises_at_a_reload(saved: Path, ending: str, *, room: bool) -> None:
     """The old model serves on, or a later load is taken; the thread lives."""
-    monkeypatch.setattr("safe_embed.model.renewal.Renewal._has_room", lambda _: room)
-    monkeypatch.setattr("safe_embed.model.renewal._RETRY_SECONDS", 0.0)
     loads: list[int] = []
 
     def load() -> Any:
@@ -155,7 +152,9 @@ def test_a_loader_that_raises_at_a_reload(
             raise ENDINGS[ending]
         return process_models.plain(str(saved))
 
-    with SafeEncoder(load, reload=None) as encoder:
+    headroom = seams.beside if room else seams.after
+    made = seams.encoder_with(headroom=headroom, retry_seconds=0.0)
+    with made(load, reload=None) as encoder:
         assert ReloadError is type(raised_by(encoder.reload))
         assert (32,) == encoder.encode("雨").shape
         assert "failed" in [event.kind for event in encoder.stats.events]
@@ -240,11 +239,11 @@ def test_inputs_that_stop_by_mistake(
 
 def test_nobody_is_left_over(saved: Path) -> None:
     """After all of it an encoder closes, and its thread ends."""
+    before = set(threading.enumerate())
     with SafeEncoder(saved, splitter=process_models.Ending(), chunks="spans") as encoder:
         for ending in ENDINGS:
             assert raised_by(partial(encoder.encode, ending)) is not None
-        thread = next(one for one in threading.enumerate() if one is encoder._session._thread)
-    assert not thread.is_alive()
+    assert before == set(threading.enumerate())
 
 
 @endings
@@ -257,7 +256,7 @@ def test_a_hook_that_raises_stops_nothing(ending: str, caplog: pytest.LogCapture
 
     sample = MemorySample(0.0)
     event = Event("remedy", "test", Rung.TRIM, sample, sample, 0.0)
-    Record([fail, told.append]).add(event)
+    EventLog([fail, told.append]).add(event)
     assert [event] == told
     assert ["a hook failed"] == [record.getMessage() for record in caplog.records]
 

@@ -7,20 +7,22 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from types import ModuleType
+from queue import SimpleQueue
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safe_embed.model.inference import Task
-from safe_embed.model.messages import Result
-from safe_embed.model.turns import Piece
-from safe_embed.model.worker import _answer, portable
 
 from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
+from safe_embed.backends.calls import PendingTask
+from safe_embed.backends.process.messages import TaskDone
+from safe_embed.backends.process.worker import Worker
+from safe_embed.inference.tasks import ChunkTexts, Outcome
 from safe_embed.ipc.connection import UnreadableError, Wire, WireClosedError
+from safe_embed.ipc.portable_errors import portable
 
 SECRET = "秘密の文章"  # noqa: S105
 
@@ -32,6 +34,16 @@ def wires() -> Iterator[tuple[Wire, Wire]]:
     yield pair
     for one in pair:
         one.close()
+
+
+@pytest.fixture
+def half() -> Iterator[tuple[Wire, socket.socket]]:
+    """One end of a connection, and the bare socket at the other."""
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+    with theirs:
+        yield wire, theirs
+    wire.close()
 
 
 @given(sizes=st.lists(st.integers(0, 300_000), max_size=4), text=st.text())
@@ -61,21 +73,21 @@ def test_many_threads_may_send(wires: tuple[Wire, Wire]) -> None:
     assert list(range(8)) == found
 
 
-def test_the_other_end_is_gone(wires: tuple[Wire, Wire]) -> None:
+def test_the_other_end_is_gone(half: tuple[Wire, socket.socket]) -> None:
     """Both to send and to receive ends in an error, also in the middle of a message."""
-    ours, theirs = wires
-    theirs._pipe.sendall(b"\x01\x00")
-    theirs.hang_up()
+    ours, pipe = half
+    pipe.sendall(b"\x01\x00")
+    pipe.shutdown(socket.SHUT_RDWR)
     with pytest.raises(WireClosedError):
         ours.receive()
     with pytest.raises(WireClosedError):
         ours.send(np.zeros(1_000_000))
 
 
-def test_a_message_that_there_is_no_memory_for(wires: tuple[Wire, Wire]) -> None:
+def test_a_message_that_there_is_no_memory_for(half: tuple[Wire, socket.socket]) -> None:
     """Half of it is read then, and nothing after it could be told apart: the connection ends."""
-    ours, theirs = wires
-    theirs._pipe.sendall(struct.pack("<IQ", 1, 2**60))
+    ours, pipe = half
+    pipe.sendall(struct.pack("<IQ", 1, 2**60))
     with pytest.raises(WireClosedError) as caught:
         ours.receive()
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -119,10 +131,23 @@ def test_a_message_that_would_end_its_reader(wires: tuple[Wire, Wire]) -> None:
 def test_a_result_that_cannot_be_pickled_is_an_error(wires: tuple[Wire, Wire]) -> None:
     """The worker says so and lives on: it is not as if it had died of the task."""
     ours, theirs = wires
-    _answer(theirs, Result([threading.Lock()]))
-    found = ours.receive()
-    assert isinstance(found.error, TypeError)
-    assert "pickle" in str(found.error)
+    outcomes = [Outcome([threading.Lock()]), Outcome(["fine"])]
+    supervisor: Any = SimpleNamespace(do=lambda task: outcomes.pop(0))
+    worker = Worker(theirs, SimpleQueue(), supervisor, reports_start=False, idle_seconds=1.0)
+    task = ChunkTexts(["雨"], "", 512, want_spans=False, first_index=0)
+    for _ in range(2):
+        worker.handle(task)
+    failed, done = ours.receive(), ours.receive()
+    assert isinstance(failed.error, TypeError)
+    assert "pickle" in str(failed.error)
+    assert ["fine"] == done.outcome.values
+
+
+def test_an_unknown_message_is_an_error_with_a_name(wires: tuple[Wire, Wire]) -> None:
+    """A worker of another version, say: silence would let callers wait for ever."""
+    worker = Worker(wires[1], SimpleQueue(), Any, reports_start=False, idle_seconds=1.0)
+    with pytest.raises(AssertionError, match="TaskDone"):
+        worker.handle(TaskDone())  # type: ignore[arg-type] # a message of the other direction
 
 
 class StrangeError(RuntimeError):
@@ -160,7 +185,8 @@ def test_errors_travel(error: BaseException, kind: type, attributes: dict[str, A
 def test_halves_become_one_again(count: int) -> None:
     """However often a task is parted, and in whatever order its parts are done."""
     found: list[Any] = []
-    waiting = [Piece(Task("chunk", list(range(count)), {}), found.append)]
+    task = ChunkTexts(range(count), "", 512, want_spans=False, first_index=0)
+    waiting = [PendingTask(task, found.append)]
     while waiting:
         piece = waiting.pop(len(waiting) // 2)
         if len(piece.task.items) > 1:

@@ -25,11 +25,9 @@ def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[A
         backend: Does the work.
         options: Of the call.
 
-    Yields:
-        Futures, one at a time; is sent their results.
-
     Returns:
-        What upstream's ``encode`` gives.
+        A generator: it yields futures, is sent their results, and returns what upstream's
+        ``encode`` gives.
 
     Raises:
         InvalidTextError: If an input is no text.

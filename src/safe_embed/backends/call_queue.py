@@ -137,10 +137,12 @@ class CallQueue:
 
     def _go_on(self, call: PendingCall) -> None:
         """Let a call go on to its next tasks or its end; a call that was cancelled ends."""
-        if call.future.cancelled():
-            self.fail(call, CancelledError())
-        while call in self._active and not call.is_waiting:
-            if (ended := call.advance()) is not None:
-                self._count_call(ended.texts)
-            if call.future.done():
+        while call in self._active:
+            if call.future.cancelled():
+                self.fail(call, CancelledError())
+            elif call.is_waiting:
+                return
+            elif call.future.done():
                 self._active.remove(call)
+            elif (ended := call.advance()) is not None:
+                self._count_call(ended.texts)

@@ -194,9 +194,12 @@ class PendingCall:
             What is to be counted, if anything; then :attr:`future` may be done.
         """
         try:
-            if self._flow is None:
-                self._flow = self.begin()
-            stage = self._flow.send(None if self._wave is None else self._values)
+            flow = self._flow = self._flow or self.begin()
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            settle(self.future, error=raised)
+            return None
+        try:
+            stage = flow.send(None if self._wave is None else self._values)
         except StopIteration as done:  # of a generator it is its end, and nothing else
             settle(self.future, done.value)
             return None

@@ -94,7 +94,14 @@ def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
         wire.send(LoadFailed(portable(error)))
         return
     wire.send(WorkerReady(facts, supervisor.sample))
-    _Worker(wire, inbox, supervisor, start).serve()
+    worker = Worker(
+        wire,
+        inbox,
+        supervisor,
+        reports_start=start.reports_start,
+        idle_seconds=start.conditions.idle_seconds,
+    )
+    worker.serve()
 
 
 def _load(start: StartWorker, wire: Wire) -> Supervisor:
@@ -121,14 +128,15 @@ def _load(start: StartWorker, wire: Wire) -> Supervisor:
     return supervisor
 
 
-class _Worker:
+class Worker:
     """Does one task after the other; between two of them the supervisor looks at memory.
 
     Args:
         wire: Leads to the dispatcher.
         inbox: Messages from there, and errors of those that cannot be read.
         supervisor: Holds the model.
-        start: The first message.
+        reports_start: Whether to say when a task is started.
+        idle_seconds: After so long without a message the memory is looked at once more.
     """
 
     def __init__(
@@ -136,13 +144,15 @@ class _Worker:
         wire: Wire,
         inbox: queue.SimpleQueue[Any],
         supervisor: Supervisor,
-        start: StartWorker,
+        *,
+        reports_start: bool,
+        idle_seconds: float,
     ) -> None:
         self._wire = wire
         self._inbox = inbox
         self._supervisor = supervisor
-        self._reports_start = start.reports_start
-        self._idle_seconds = start.conditions.idle_seconds
+        self._reports_start = reports_start
+        self._idle_seconds = idle_seconds
         self._reported: MemoryReport | None = None
         self._is_asked = False
 
@@ -155,7 +165,7 @@ class _Worker:
             except queue.Empty:
                 message = None
             if message is not None:
-                self._handle(message)
+                self.handle(message)
             waits = self._supervisor.watch()
             self._report_memory(is_due=message is None)
             if self._is_asked and not waits and self._inbox.empty():
@@ -163,7 +173,15 @@ class _Worker:
                 self._wire.send(Idle())
             timeout = 0.0 if waits else self._idle_seconds if message is not None else None
 
-    def _handle(self, message: ToWorker | BaseException) -> None:
+    def handle(self, message: ToWorker | BaseException) -> None:
+        """Do what a message asks for.
+
+        Args:
+            message: The message, or the error of one that cannot be read here.
+
+        Raises:
+            AssertionError: If the message is unknown.
+        """
         match message:
             case BaseException():  # a task that cannot be read here
                 self._wire.send(TaskDone(error=message))
