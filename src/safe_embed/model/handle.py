@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from safe_embed.errors import WorkerError
 from safe_embed.model.messages import ModelFacts, Refused, Result
 from safe_embed.model.surroundings import Surroundings
 from safe_embed.model.turns import Job, Piece
-from safe_embed.model.wire import UnreadableError, WireClosedError, begin_process
+from safe_embed.model.wire import ConnectionClosedError, UnreadableMessageError, begin_process
 from safe_embed.types import MemorySample
 
 # How long a process may take to end when it was told to.
@@ -59,7 +60,7 @@ class Handle:
         self.is_leaving = False
         self.error: BaseException | None = None
         self._because = ""
-        self._process, self._wire = begin_process(surroundings)
+        self._process, self._connection = begin_process(surroundings)
         self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
@@ -70,7 +71,7 @@ class Handle:
         except RuntimeError:  # no more threads are allowed
             self._process.kill()
             self._process.wait()
-            self._wire.close()
+            self._connection.close()
             raise
 
     @property
@@ -84,15 +85,13 @@ class Handle:
         return self.facts is not None and self.piece is None and not self.is_leaving
 
     def send(self, message: Any) -> None:
-        """Say something to it; should it be gone, that is noticed elsewhere.
+        """Say something to it, without waiting for it; should it be gone, its listener notices.
 
         Args:
             message: Anything that can be pickled.
         """
-        try:
-            self._wire.send(message)
-        except WireClosedError:
-            self.kill("it reads no messages any more")
+        with contextlib.suppress(ConnectionClosedError):
+            self._connection.post(message)
 
     def begin(self, job: Job, piece: Piece) -> None:
         """Give it a task.
@@ -109,19 +108,19 @@ class Handle:
         found = self.job, self.piece
         self.job = self.piece = self.deadline = None
         if self.is_leaving:
-            self._wire.hang_up()
+            self._connection.hang_up()
         return found
 
     def leave(self) -> None:
         """Let it end, after the task that it is doing."""
         self.is_leaving = True
         if self.piece is None:
-            self._wire.hang_up()
+            self._connection.hang_up()
 
     def refuse(self, error: BaseException) -> None:
         """Let it end, as one whose model cannot be used."""
         self.error = error
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def kill(self, reason: str) -> None:
         """End it at once, and remember why."""
@@ -132,7 +131,7 @@ class Handle:
     def hang_up(self) -> None:
         """Let it end now, whatever it is doing."""
         self.is_leaving = True
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def join(self) -> None:
         """Wait until it is gone."""
@@ -140,7 +139,7 @@ class Handle:
 
     def abandon(self) -> None:
         """Let go of it in a forked copy of this process, without a word to it."""
-        self._wire.close()
+        self._connection.abandon()
         self._process.returncode = 0  # it is not ours to wait for
 
     @property
@@ -149,6 +148,8 @@ class Handle:
         code = self._process.returncode
         if self._because:
             return self._because
+        if self._connection.is_stuck:
+            return "it reads no messages any more"
         if code is None or code >= 0 or sys.platform == "win32":
             return f"exit status {code}"
         known = -code in set(signal.Signals)
@@ -156,17 +157,17 @@ class Handle:
         return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
 
     def _watch(self) -> None:
-        """End the listening with the process, even if a process of its own keeps the wire open."""
+        """End the listening with the process, even if a process of its own keeps the socket open."""
         self._process.wait()
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def _listen(self, said: Callable[[Handle, Any], None], ended: Callable[[Handle], None]) -> None:
         while True:
             try:
-                message = self._wire.receive()
-            except WireClosedError:
+                message = self._connection.receive()
+            except ConnectionClosedError:
                 break
-            except UnreadableError as error:
+            except UnreadableMessageError as error:
                 unread = WorkerError(f"What a worker process says cannot be read here: {error}.")
                 unread.__cause__ = error.__cause__
                 message = Refused(unread) if self.facts is None else Result(error=unread)
@@ -176,5 +177,5 @@ class Handle:
         if self._watcher.is_alive():
             self._process.kill()
             self._watcher.join()
-        self._wire.close()
+        self._connection.close()
         ended(self)

@@ -40,7 +40,7 @@ from safe_embed.model.messages import (
     Tally,
     Told,
 )
-from safe_embed.model.wire import UnreadableError, Wire, WireClosedError
+from safe_embed.model.wire import Connection, ConnectionClosedError, UnreadableMessageError
 from safe_embed.types import Event, Reason
 
 logger = logging.getLogger("safe_embed")
@@ -66,42 +66,42 @@ def main(pipe: socket.socket) -> None:
         pipe: Leads to the encoder.
     """
     _die_with_parent()
-    wire = Wire(pipe)
+    connection = Connection(pipe)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(wire, inbox), name="read", daemon=True).start()
+    threading.Thread(target=_read, args=(connection, inbox), name="read", daemon=True).start()
     threading.Thread(target=_watch_parent, args=(os.getppid(),), name="parent", daemon=True).start()
     try:
-        with contextlib.suppress(WireClosedError):
-            _work(wire, inbox)
+        with contextlib.suppress(ConnectionClosedError):
+            _work(connection, inbox)
     finally:
         os._exit(0)  # whatever threads of libraries are doing: nobody waits for it any more
 
 
-def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     start = inbox.get()
     if isinstance(start, BaseException):
-        wire.send(Refused(start))
+        connection.send(Refused(start))
         return
     logger.propagate = False
     logger.setLevel(start.log_level)
-    logger.addHandler(_WireHandler(wire))
+    logger.addHandler(_ConnectionHandler(connection))
     try:
-        keeper = _in_background(lambda: _load(start, wire))
+        keeper = _in_background(lambda: _load(start, connection))
         facts = _facts(keeper)  # of the model as it is loaded, whatever users set on it
         _change(keeper.engine, start.changes)
     except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
-        wire.send(Refused(portable(error)))
+        connection.send(Refused(portable(error)))
         return
-    wire.send(Ready(facts, keeper.sample))
-    _serve(wire, inbox, keeper, tells_begun=start.tells_begun)
+    connection.send(Ready(facts, keeper.sample))
+    _serve(connection, inbox, keeper, tells_begun=start.tells_begun)
 
 
-def _load(start: Start, wire: Wire) -> Keeper:
+def _load(start: Start, connection: Connection) -> Keeper:
     def tell(event: Event) -> None:
-        wire.send(Told(event))
+        connection.send(Told(event))
 
     def leave(reason: Reason) -> None:
-        wire.send(Leave(reason))
+        connection.send(Leave(reason))
 
     keeper = Keeper(start.source.held(), start.settings, start.policy, [tell], leave)
     if start.below_need is not None:
@@ -113,7 +113,9 @@ def _load(start: Start, wire: Wire) -> Keeper:
     return keeper
 
 
-def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_begun: bool) -> None:
+def _serve(
+    connection: Connection, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_begun: bool
+) -> None:
     """Do one task after the other; between two of them the keeper looks at memory."""
     timeout: float | None = None
     told: State | None = None
@@ -124,17 +126,17 @@ def _serve(wire: Wire, inbox: queue.SimpleQueue[Any], keeper: Keeper, *, tells_b
             message = None
         if isinstance(message, Task):
             if tells_begun:
-                wire.send(Begun())
-            _answer(wire, _do(keeper, message))
+                connection.send(Begun())
+            _answer(connection, _do(keeper, message))
         elif isinstance(message, BaseException):  # a task that cannot be read here
-            wire.send(Result(error=message))
+            connection.send(Result(error=message))
         else:
             _note(keeper, message)
         waits = keeper.watch()
         state = State(keeper.sample, keeper.meter.baseline, keeper.engine.done, keeper.below_need)
         if told is None or message is None or _is_news(told, state):
             told = state
-            wire.send(state)
+            connection.send(state)
         timeout = 0.0 if waits else _IDLE_SECONDS if message is not None else None
 
 
@@ -167,13 +169,13 @@ def _do(keeper: Keeper, task: Task) -> Result:
     return result
 
 
-def _answer(wire: Wire, result: Result) -> None:
+def _answer(connection: Connection, result: Result) -> None:
     try:
-        wire.send(result)
-    except WireClosedError:
+        connection.send(result)
+    except ConnectionClosedError:
         raise
     except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
-        wire.send(Result(error=portable(error)))
+        connection.send(Result(error=portable(error)))
 
 
 def _change(engine: Engine, changes: dict[str, Any]) -> None:
@@ -233,14 +235,14 @@ def _in_background(load: Callable[[], Keeper]) -> Keeper:
     return found.pop()
 
 
-def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     """Pass on what is said; when the other end hangs up the process ends at once."""
     while True:
         try:
-            message = wire.receive()
-        except WireClosedError:
+            message = connection.receive()
+        except ConnectionClosedError:
             os._exit(0)
-        except UnreadableError as error:
+        except UnreadableMessageError as error:
             msg = (
                 "What was passed to SafeEncoder cannot be used in a process of its own: "
                 f"{error}. A loader, a splitter or a policy of your own "
@@ -311,14 +313,14 @@ def _frames(error: BaseException | None) -> str:
     return "and then\n".join(reversed(found))
 
 
-class _WireHandler(logging.Handler):
+class _ConnectionHandler(logging.Handler):
     """Sends what is logged to the encoder's process, which knows where it shall go."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__()
-        self._wire = wire
+        self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, as text."""
-        with contextlib.suppress(WireClosedError):
-            self._wire.send(Logged(record.levelno, self.format(record)))
+        with contextlib.suppress(ConnectionClosedError):
+            self._connection.send(Logged(record.levelno, self.format(record)))
