@@ -157,7 +157,7 @@ class Handle:
         return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
 
     def _watch(self) -> None:
-        """End the listening with the process, even if a process of its own keeps the socket open."""
+        """End the listening with the process, even if one that it began keeps the socket open."""
         self._process.wait()
         self._connection.hang_up()
 

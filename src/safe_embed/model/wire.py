@@ -84,7 +84,7 @@ class Outbox:
         self._pipe = pipe
         self._seconds = seconds
         self._stuck = stuck
-        self._lock = threading.Lock()  # held for moments; never while the flusher writes
+        self._lock = threading.Lock()  # held for moments: the flusher writes without it
         self._left: deque[memoryview] = deque()
         self._flusher: threading.Thread | None = None  # lives while something is left
         self._is_closed = False
@@ -286,7 +286,7 @@ class Connection:
 
 
 def _pickled(message: Any) -> list[memoryview]:
-    """Give the parts of a message as they are written: sizes and pickle in one, and large arrays."""
+    """Give the parts of a message as they are written: sizes with the pickle, then large arrays."""
     buffers: list[pickle.PickleBuffer] = []
 
     def keeps(buffer: pickle.PickleBuffer) -> bool:
