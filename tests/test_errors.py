@@ -31,9 +31,9 @@ from safe_embed import (
 )
 from safe_embed.foreign import is_word, shown
 from safe_embed.memory.combinators import AllOf, AnyOf
+from safe_embed.memory.types import Rung
 from safe_embed.pooling import pool
 from safe_embed.text.user_splitters import check_tiling
-from safe_embed.memory.types import Rung
 
 SECRET = "合言葉は「山と川」、と祖母は言った"  # noqa: S105
 # What may not be seen again: pieces of a text from this length on.

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import models
 from safe_embed.memory.ladder import Ladder, Remedy
-from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 from safe_embed.memory.types import Event, MemorySample, Reason, Rung
+from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 
 MIB = 2**20
 PLANTED = "合言葉は山川豊"

@@ -15,14 +15,14 @@ from hypothesis.extra import numpy as npst
 from models import UPSTREAM
 from safe_embed import pooling
 from safe_embed.errors import ConfigError
+from safe_embed.pooling import max_pool, mean_pool, pool, resolve_pooling, token_weighted_pool
 from safe_embed.vectors import (
     check_precision,
-    truncate_and_normalize,
     normalize,
     pad_to_dim,
     quantize,
+    truncate_and_normalize,
 )
-from safe_embed.pooling import max_pool, mean_pool, pool, resolve_pooling, token_weighted_pool
 
 POOLINGS = {"mean": mean_pool, "token_weighted": token_weighted_pool, "max": max_pool}
 every_pooling = pytest.mark.parametrize("function", POOLINGS.values(), ids=POOLINGS.keys())

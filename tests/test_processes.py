@@ -638,9 +638,7 @@ def kill_workers(encoder: SafeEncoder) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_whatever_happens_to_processes_no_result_is_lost(
-    saved: Path, tmp_path: Path
-) -> None:
+def test_whatever_happens_to_processes_no_result_is_lost(saved: Path, tmp_path: Path) -> None:
     """Four threads; workers killed, one that hangs, a text that kills, a start that fails."""
     calls, every = (2000, 50) if FULL else (240, 120)
     texts = [[f"{n}と{k}の雨。" * (1 + k % 5) for k in range(3)] for n in range(calls)]
@@ -708,7 +706,9 @@ def test_no_worker_can_be_begun_any_more(
 ) -> None:
     """Calls that wait get an error that says why, after some attempts; later ones are served."""
     loader = partial(process_models.while_there, str(saved), str(tmp_path / "gone"))
-    with seams.encoder_with(worker_retry_seconds=0.05)(loader, isolation="process", reload=None) as encoder:
+    with seams.encoder_with(worker_retry_seconds=0.05)(
+        loader, isolation="process", reload=None
+    ) as encoder:
         (tmp_path / "gone").touch()
         os.kill(pids(encoder)[0], signal.SIGKILL)
         with pytest.raises(WorkerError, match="3 times in a row") as caught:
@@ -743,6 +743,85 @@ def test_looking_after_memory_is_no_hanging(saved: Path, reference: SafeEncoder)
             np.testing.assert_array_equal(reference.encode("雨"), encoder.encode("雨"))
         assert [before] == pids(encoder)
         assert [] == kinds(encoder)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Let a process do nothing, and read nothing, for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_reads_nothing_makes_no_other_one_wait(saved: Path) -> None:
+    """Calls go on at the other one meanwhile; where it reads again, nothing has been lost."""
+    options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
+    text = models.long_text(40_000)  # more than a socket holds
+    with SafeEncoder(saved, **options) as reference:
+        expected, expected_large = reference.encode(TEXTS), reference.encode(text)
+    with (
+        SafeEncoder(saved, isolation="process", workers=2, **options) as encoder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = pids(encoder)
+        with stopped(before[0]):
+            large = pool.submit(encoder.encode, text)
+            wait_until(flushes)
+            for _ in range(10):
+                np.testing.assert_array_equal(expected, encoder.encode(TEXTS))
+            assert flushes()
+            assert not large.done()
+        np.testing.assert_array_equal(expected_large, large.result(60))
+        assert before == pids(encoder)
+        assert [] == kinds(encoder)
+
+
+def test_a_worker_that_reads_nothing_is_replaced(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while; what it was to do is done again, and it is said why."""
+    monkeypatch.setattr(wire, "SEND_SECONDS", 1.0)
+    options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
+    text = models.long_text(40_000)
+    with SafeEncoder(saved, **options) as reference:
+        expected = reference.encode([text, "雨"])
+    with (
+        SafeEncoder(saved, isolation="process", workers=2, **options) as encoder,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        before = pids(encoder)
+        with stopped(before[0]):
+            found = list(pool.map(encoder.encode, [[text, "雨"]] * 3))
+            wait_until(lambda: len(pids(encoder)) == 2 and before[0] not in pids(encoder))
+        for one in found:
+            np.testing.assert_allclose(expected, one, rtol=0, atol=1e-6)
+        died = [event.reason for event in encoder.stats.events if event.kind == "died"]
+        assert [one for one in died if "it reads no messages any more" in one]
+
+
+def test_closing_while_a_worker_reads_nothing(saved: Path) -> None:
+    """What waits to be read does not hold it up; nothing is left over."""
+    options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
+    with (
+        SafeEncoder(saved, isolation="process", **options) as encoder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        [pid] = pids(encoder)
+        with stopped(pid):
+            large = pool.submit(encoder.encode, models.long_text(40_000))
+            wait_until(flushes)
+            encoder.close()
+            with pytest.raises(WorkerError, match="closed"):
+                large.result(60)
+            wait_until(lambda: not psutil.pid_exists(pid))
+
+
+def flushes() -> bool:
+    """Whether something waits to be read by a worker."""
+    return "safe_embed-send" in {one.name for one in threading.enumerate()}
 
 
 def test_what_a_worker_cannot_read_is_said(
@@ -979,9 +1058,7 @@ def test_a_cancelled_call_gives_up_its_place(apart: SafeEncoder, reference: Safe
         before = apart.stats.tokens
         task = asyncio.create_task(apart.aencode(long))
         # until it is under way
-        await asyncio.to_thread(
-            seams.wait_until, lambda: apart.stats.tokens > before
-        )
+        await asyncio.to_thread(seams.wait_until, lambda: apart.stats.tokens > before)
         task.cancel()
         return await apart.aencode(TEXTS)
 

@@ -39,9 +39,9 @@ from safe_embed.memory.policies import (
     EveryTokens,
     MemoryGrowth,
 )
-from safe_embed.upstream.tokenizer_cache import forgets
 from safe_embed.memory.sampling import take_sample
 from safe_embed.memory.types import Event, Reason, Rung, Usage
+from safe_embed.upstream.tokenizer_cache import forgets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -15,8 +15,8 @@ import pytest
 
 import models
 from safe_embed import ConfigError, InvalidTextError, SafeEncoder, TextTooLongError
-from safe_embed.vectors import quantize
 from safe_embed.validation import check_texts
+from safe_embed.vectors import quantize
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

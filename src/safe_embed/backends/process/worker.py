@@ -43,7 +43,7 @@ from safe_embed.inference.tasks import (
     Task,
     Work,
 )
-from safe_embed.ipc.connection import UnreadableError, Wire, WireClosedError
+from safe_embed.ipc.connection import Connection, ConnectionClosedError, UnreadableMessageError
 from safe_embed.ipc.parent import end_with_parent
 from safe_embed.ipc.portable_errors import portable
 from safe_embed.memory.types import Event, Reason
@@ -65,37 +65,37 @@ def main(pipe: socket.socket) -> None:
         pipe: Leads to the encoder.
     """
     end_with_parent()
-    wire = Wire(pipe)
+    connection = Connection(pipe)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(wire, inbox), name="read", daemon=True).start()
+    threading.Thread(target=_read, args=(connection, inbox), name="read", daemon=True).start()
     try:
-        with contextlib.suppress(WireClosedError):
-            _work(wire, inbox)
+        with contextlib.suppress(ConnectionClosedError):
+            _work(connection, inbox)
     finally:
         os._exit(0)  # whatever threads of libraries are doing: nobody waits for it any more
 
 
-def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     start = inbox.get()
     if isinstance(start, BaseException):
-        wire.send(LoadFailed(start))
+        connection.send(LoadFailed(start))
         return
     logger.propagate = False
     logger.setLevel(start.log_level)
-    logger.addHandler(_WireHandler(wire))
+    logger.addHandler(_ConnectionHandler(connection))
     try:
-        supervisor = _in_background(lambda: _load(start, wire))
+        supervisor = _in_background(lambda: _load(start, connection))
         facts = supervisor.facts(
             with_canary=True
         )  # of the model as it is loaded, whatever users set on it
         if start.model_settings is not None:
             supervisor.configure(start.model_settings)
     except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
-        wire.send(LoadFailed(portable(error)))
+        connection.send(LoadFailed(portable(error)))
         return
-    wire.send(WorkerReady(facts, supervisor.sample))
+    connection.send(WorkerReady(facts, supervisor.sample))
     worker = Worker(
-        wire,
+        connection,
         inbox,
         supervisor,
         reports_start=start.reports_start,
@@ -104,12 +104,12 @@ def _work(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
     worker.serve()
 
 
-def _load(start: StartWorker, wire: Wire) -> Supervisor:
+def _load(start: StartWorker, connection: Connection) -> Supervisor:
     def report(event: Event) -> None:
-        wire.send(EventReport(event))
+        connection.send(EventReport(event))
 
     def request_replacement(reason: Reason) -> None:
-        wire.send(RequestReplacement(reason))
+        connection.send(RequestReplacement(reason))
 
     supervisor = Supervisor(
         start.source.held(),
@@ -132,7 +132,7 @@ class Worker:
     """Does one task after the other; between two of them the supervisor looks at memory.
 
     Args:
-        wire: Leads to the dispatcher.
+        connection: Leads to the dispatcher.
         inbox: Messages from there, and errors of those that cannot be read.
         supervisor: Holds the model.
         reports_start: Whether to say when a task is started.
@@ -141,14 +141,14 @@ class Worker:
 
     def __init__(
         self,
-        wire: Wire,
+        connection: Connection,
         inbox: queue.SimpleQueue[Any],
         supervisor: Supervisor,
         *,
         reports_start: bool,
         idle_seconds: float,
     ) -> None:
-        self._wire = wire
+        self._connection = connection
         self._inbox = inbox
         self._supervisor = supervisor
         self._reports_start = reports_start
@@ -170,7 +170,7 @@ class Worker:
             self._report_memory(is_due=message is None)
             if self._is_asked and not waits and self._inbox.empty():
                 self._is_asked = False
-                self._wire.send(Idle())
+                self._connection.send(Idle())
             timeout = 0.0 if waits else self._idle_seconds if message is not None else None
 
     def handle(self, message: ToWorker | BaseException) -> None:
@@ -184,7 +184,7 @@ class Worker:
         """
         match message:
             case BaseException():  # a task that cannot be read here
-                self._wire.send(TaskDone(error=message))
+                self._connection.send(TaskDone(error=message))
             case CountCall():
                 self._supervisor.meter.count(Work(calls=1, texts=message.texts))
             case Configure():
@@ -204,17 +204,17 @@ class Worker:
 
     def _do(self, task: Task) -> None:
         if self._reports_start:
-            self._wire.send(TaskStarted())
+            self._connection.send(TaskStarted())
         try:
             done = TaskDone(self._supervisor.do(task))
         except BaseException as error:  # noqa: BLE001 it belongs to the caller
             done = TaskDone(error=portable(error, reads_texts=task.reads_texts))
         try:
-            self._wire.send(done)
-        except WireClosedError:
+            self._connection.send(done)
+        except ConnectionClosedError:
             raise
         except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
-            self._wire.send(TaskDone(error=portable(error)))
+            self._connection.send(TaskDone(error=portable(error)))
 
     def _report_memory(self, *, is_due: bool) -> None:
         """Send what the process holds, where that is news or due."""
@@ -222,7 +222,7 @@ class Worker:
         report = MemoryReport(supervisor.sample, supervisor.meter.baseline, supervisor.below_need)
         if is_due or last is None or _is_news(last, report):
             self._reported = report
-            self._wire.send(report)
+            self._connection.send(report)
 
 
 def _is_news(last: MemoryReport, report: MemoryReport) -> bool:
@@ -255,14 +255,14 @@ def _in_background(load: Callable[[], Supervisor]) -> Supervisor:
     return found.pop()
 
 
-def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
+def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     """Pass on what is said; when the other end hangs up the process ends at once."""
     while True:
         try:
-            message = wire.receive()
-        except WireClosedError:
+            message = connection.receive()
+        except ConnectionClosedError:
             os._exit(0)
-        except UnreadableError as error:
+        except UnreadableMessageError as error:
             msg = (
                 "What was passed to SafeEncoder cannot be used in a process of its own: "
                 f"{error}. A loader, a splitter or a policy of your own "
@@ -274,14 +274,14 @@ def _read(wire: Wire, inbox: queue.SimpleQueue[Any]) -> None:
         inbox.put(message)
 
 
-class _WireHandler(logging.Handler):
+class _ConnectionHandler(logging.Handler):
     """Sends what is logged to the encoder's process, which knows where it shall go."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__()
-        self._wire = wire
+        self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, as text."""
-        with contextlib.suppress(WireClosedError):
-            self._wire.send(LogRecord(record.levelno, self.format(record)))
+        with contextlib.suppress(ConnectionClosedError):
+            self._connection.send(LogRecord(record.levelno, self.format(record)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 from safe_embed.backends.calls import PendingCall, PendingTask
 from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
 from safe_embed.errors import WorkerError
-from safe_embed.ipc.connection import UnreadableError, WireClosedError, begin_process
+from safe_embed.ipc.connection import ConnectionClosedError, UnreadableMessageError, begin_process
 from safe_embed.ipc.surroundings import Surroundings
 from safe_embed.memory.types import MemorySample
 from safe_embed.upstream.settings import ModelFacts
@@ -63,7 +64,7 @@ class WorkerHandle:
         self._is_asked = False
         self.error: BaseException | None = None
         self._because = ""
-        self._process, self._wire = begin_process(surroundings)
+        self._process, self._connection = begin_process(surroundings)
         self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
@@ -74,7 +75,7 @@ class WorkerHandle:
         except RuntimeError:  # no more threads are allowed
             self._process.kill()
             self._process.wait()
-            self._wire.close()
+            self._connection.close()
             raise
 
     @property
@@ -88,17 +89,15 @@ class WorkerHandle:
         return self.facts is not None and self.pending is None and not self.is_leaving
 
     def send(self, message: Any) -> None:
-        """Say something to it; should it be gone, that is noticed elsewhere.
+        """Say something to it, without waiting for it; should it be gone, its listener notices.
 
         Args:
             message: Anything that can be pickled.
         """
         if not isinstance(message, ReportIdle):
             self.is_idle = self._is_asked = False
-        try:
-            self._wire.send(message)
-        except WireClosedError:
-            self.kill("it reads no messages any more")
+        with contextlib.suppress(ConnectionClosedError):
+            self._connection.post(message)
 
     def begin(self, call: PendingCall, pending: PendingTask) -> None:
         """Give it a task.
@@ -115,7 +114,7 @@ class WorkerHandle:
         found = self.call, self.pending
         self.call = self.pending = self.deadline = None
         if self.is_leaving:
-            self._wire.hang_up()
+            self._connection.hang_up()
         return found
 
     def expect_end(self, clock: Callable[[], float], limit_seconds: float | None) -> None:
@@ -138,12 +137,12 @@ class WorkerHandle:
         """Let it end, after the task that it is doing."""
         self.is_leaving = True
         if self.pending is None:
-            self._wire.hang_up()
+            self._connection.hang_up()
 
     def refuse(self, error: BaseException) -> None:
         """Let it end, as one whose model cannot be used."""
         self.error = error
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def kill(self, reason: str) -> None:
         """End it at once, and remember why."""
@@ -154,7 +153,7 @@ class WorkerHandle:
     def hang_up(self) -> None:
         """Let it end now, whatever it is doing."""
         self.is_leaving = True
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def join(self) -> None:
         """Wait until it is gone."""
@@ -162,7 +161,7 @@ class WorkerHandle:
 
     def abandon(self) -> None:
         """Let go of it in a forked copy of this process, without a word to it."""
-        self._wire.close()
+        self._connection.abandon()
         self._process.returncode = 0  # it is not ours to wait for
 
     @property
@@ -171,6 +170,8 @@ class WorkerHandle:
         code = self._process.returncode
         if self._because:
             return self._because
+        if self._connection.is_stuck:
+            return "it reads no messages any more"
         if code is None or code >= 0 or sys.platform == "win32":
             return f"exit status {code}"
         known = -code in set(signal.Signals)
@@ -178,9 +179,9 @@ class WorkerHandle:
         return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
 
     def _watch(self) -> None:
-        """End the listening with the process, even if a process of its own keeps the wire open."""
+        """End the listening with the process, even if one that it began keeps the socket open."""
         self._process.wait()
-        self._wire.hang_up()
+        self._connection.hang_up()
 
     def _listen(
         self,
@@ -189,10 +190,10 @@ class WorkerHandle:
     ) -> None:
         while True:
             try:
-                message = self._wire.receive()
-            except WireClosedError:
+                message = self._connection.receive()
+            except ConnectionClosedError:
                 break
-            except UnreadableError as error:
+            except UnreadableMessageError as error:
                 unread = WorkerError(f"What a worker process says cannot be read here: {error}.")
                 unread.__cause__ = error.__cause__
                 message = LoadFailed(unread) if self.facts is None else TaskDone(error=unread)
@@ -202,5 +203,5 @@ class WorkerHandle:
         if self._watcher.is_alive():
             self._process.kill()
             self._watcher.join()
-        self._wire.close()
+        self._connection.close()
         ended(self)
