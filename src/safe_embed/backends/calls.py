@@ -149,6 +149,10 @@ class PendingCall:
         try:
             if self._flow is None:
                 self._flow = self.begin()
+        except BaseException as raised:  # noqa: BLE001 it belongs to the caller
+            settle(self.future, error=raised)
+            return None
+        try:
             stage = self._flow.send(None if self._wave is None else self._values)
         except StopIteration as done:  # of a generator it is its end, and nothing else
             settle(self.future, done.value)
