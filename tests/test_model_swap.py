@@ -20,19 +20,13 @@ import numpy as np
 import pytest
 
 import models
-from safe_embed import ConfigError, ReloadError, SafeEncoder, WorkerError
+from safe_embed import ReloadError, SafeEncoder, WorkerError
 from safe_embed.inference.request import Embed, Request
-from safe_embed.memory.policies import (
-    EveryCalls,
-    EverySeconds,
-    EveryTexts,
-    EveryTokens,
-    MemoryGrowth,
-)
+from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.remedies import forgets
 from safe_embed.model.attributes import weights_bytes
 from safe_embed.supervision.conditions import has_headroom
-from safe_embed.types import Event, MemorySample, Reason, Rung, Usage
+from safe_embed.types import Event, MemorySample, Rung
 from seams import Controls, Gate, Loader, encoder_with, wait_until
 
 if TYPE_CHECKING:
@@ -800,48 +794,6 @@ def test_closing_an_encoder_without_a_model(saved: Path, controls: Controls) -> 
         assert not loader.models
     with pytest.raises(WorkerError, match="closed"):
         encoder.encode("雨")
-
-
-# A model that was loaded elsewhere
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [EveryCalls(3), EverySeconds(9), EveryTexts(3), EveryTokens(3) | MemoryGrowth("1 GiB")],
-    ids=str,
-)
-def test_a_loaded_model_cannot_be_loaded_anew(policy: Any) -> None:
-    """A policy that insists on a new model is refused at once, and the message prints it."""
-    with pytest.raises(ConfigError, match="reload=Every"):
-        SafeEncoder(models.small(), reload=policy)
-
-
-class Grown:
-    """A policy of a user's own, with a bound that nothing can keep."""
-
-    def reason(self, usage: Usage) -> Reason | None:
-        """Ask for less than anything holds."""
-        return Reason("own", bound_bytes=1) if usage.calls else None
-
-
-def test_a_loaded_model_stops_at_the_tokenizer(controls: Controls) -> None:
-    """Growth is met up to the tokenizer, the bound is told as unreached, reload() is refused."""
-    model = models.small()
-    own = model.tokenizer
-    batches: list[int] = []
-    with controls.encoder(model, reload=Grown()) as encoder:
-        before = encoder.encode(TEXTS)
-        encoder.backend.idle()
-        rungs = [Rung.TRIM, Rung.TOKENIZER_CACHE, Rung.TOKENIZER]
-        assert [*(("remedy", rung) for rung in rungs), ("unreached", Rung.TOKENIZER)] == (
-            kinds(encoder)
-        )
-        model.register_forward_pre_hook(lambda *_: batches.append(1))
-        np.testing.assert_array_equal(before, encoder.encode(TEXTS))
-        assert batches  # it is this model that serves
-        with pytest.raises(ReloadError, match="loaded elsewhere"):
-            encoder.reload()
-    assert model.tokenizer is own  # a shared model keeps its own
 
 
 # Everything at once

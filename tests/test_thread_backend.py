@@ -19,15 +19,21 @@ import numpy as np
 import pytest
 
 import models
-from safe_embed import ConfigError, SafeEncoder, WorkerError
+from safe_embed import ConfigError, ReloadError, SafeEncoder, WorkerError
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import PendingCall
 from safe_embed.backends.event_loop import EventLoop
 from safe_embed.inference.request import Embed, Request
 from safe_embed.inference.tasks import CopyTokenizer, Flow, Wave
-from safe_embed.memory.policies import EveryCalls, EverySeconds, EveryTexts, EveryTokens
+from safe_embed.memory.policies import (
+    EveryCalls,
+    EverySeconds,
+    EveryTexts,
+    EveryTokens,
+    MemoryGrowth,
+)
 from safe_embed.memory.sampling import take_sample
-from safe_embed.types import Event, Rung, Usage
+from safe_embed.types import Event, Reason, Rung, Usage
 from seams import Controls, Gate, Loader, encoder_with, wait_until
 
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]
@@ -210,6 +216,48 @@ def test_a_policy_that_is_broken_stops_nothing(
             same(expected, encoder)
         encoder.backend.idle()
     assert any("policy" in record.getMessage() for record in caplog.records)
+
+
+# A model that was loaded elsewhere
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [EveryCalls(3), EverySeconds(9), EveryTexts(3), EveryTokens(3) | MemoryGrowth("1 GiB")],
+    ids=str,
+)
+def test_a_loaded_model_cannot_be_loaded_anew(policy: Any) -> None:
+    """A policy that insists on a new model is refused at once, and the message prints it."""
+    with pytest.raises(ConfigError, match="reload=Every"):
+        SafeEncoder(models.small(), reload=policy)
+
+
+class Grown:
+    """A policy of a user's own, with a bound that nothing can keep."""
+
+    def reason(self, usage: Usage) -> Reason | None:
+        """Ask for less than anything holds."""
+        return Reason("own", bound_bytes=1) if usage.calls else None
+
+
+def test_a_loaded_model_stops_at_the_tokenizer(controls: Controls) -> None:
+    """Growth is met up to the tokenizer, the bound is told as unreached, reload() is refused."""
+    model = models.small()
+    own = model.tokenizer
+    batches: list[int] = []
+    with controls.encoder(model, reload=Grown()) as encoder:
+        before = encoder.encode(TEXTS)
+        encoder.backend.idle()
+        rungs = [Rung.TRIM, Rung.TOKENIZER_CACHE, Rung.TOKENIZER]
+        assert [*(("remedy", rung) for rung in rungs), ("unreached", Rung.TOKENIZER)] == (
+            [(event.kind, event.rung) for event in encoder.stats.events]
+        )
+        model.register_forward_pre_hook(lambda *_: batches.append(1))
+        np.testing.assert_array_equal(before, encoder.encode(TEXTS))
+        assert batches  # it is this model that serves
+        with pytest.raises(ReloadError, match="loaded elsewhere"):
+            encoder.reload()
+    assert model.tokenizer is own  # a shared model keeps its own
 
 
 # Turns
