@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from meter import documents, held, load, status, texts, trimmed
 from safe_embed import MemoryGrowth, SafeEncoder
 from safe_embed.memory.sampling import take_sample
 from safe_embed.memory.types import Event, Reason, Rung, Usage
+from safe_embed.supervision.conditions import Conditions
 
 # What embeds: upstream's own way is the control; then ours with no policy, and with the default.
 ARMS = ("raw", "no policy", "default policy")
@@ -141,7 +143,8 @@ def growth(
 
     *hoard* adds 100 MB to the model and as much to its tokenizer: what a reload must give back.
     """
-    encoder = load(model, arm)
+    watched = Watched(model)
+    encoder = load(watched if hoard else model, arm)
     waiting = texts(WARM_UP_CALLS + calls, **of_texts)
     for text in islice(waiting, WARM_UP_CALLS):
         encoder.encode(text)
@@ -154,8 +157,8 @@ def growth(
             curve.append((number, held(encoder)))
     seconds = time.monotonic() - started
     if hoard:
-        _hoarding_model(encoder)
-        _hoarding_tokenizer(encoder)
+        _hoarding_model(watched.model)
+        _hoarding_tokenizer(watched.model)
     kept, end = held(encoder), trimmed(encoder)
     sizes = [size for _, size in curve]
     tenth = max(1, len(sizes) // 10)
@@ -216,7 +219,6 @@ def give_back(model: str) -> dict[str, int]:
     """Reload where there is no room for two, and look at the moment when neither is there."""
     from sentence_transformers import SentenceTransformer
 
-    _choose("after")
     seen: list[int] = []
 
     def loader() -> SentenceTransformer:
@@ -224,7 +226,7 @@ def give_back(model: str) -> dict[str, int]:
         return SentenceTransformer(model, device="cpu")
 
     bare = trimmed()
-    with SafeEncoder(loader, reload=None) as encoder:
+    with ENCODERS["after"](loader, reload=None) as encoder:
         loaded = trimmed()
         encoder.encode(list(texts(20, longest=1_000)))
         worked = trimmed()
@@ -343,6 +345,47 @@ def peak(model: str, arm: str, count: int, longest: int = 14_500) -> dict[str, A
     }
 
 
+class Watched:
+    """A loader that knows the newest model it has loaded, and does not keep it.
+
+    Args:
+        folder: Of the model.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._newest: Callable[[], Any] = lambda: None
+
+    def __call__(self) -> Any:
+        """Load."""
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(self._folder, device="cpu")
+        self._newest = weakref.ref(model)
+        return model
+
+    @property
+    def model(self) -> Any:
+        """The newest model."""
+        return self._newest()
+
+
+class Beside(SafeEncoder):
+    """Finds room for two models."""
+
+    conditions = Conditions(headroom=lambda *_: True)
+
+
+class After(SafeEncoder):
+    """Finds no room for two models."""
+
+    conditions = Conditions(headroom=lambda *_: False)
+
+
+# Way in which a new model is loaded -> what does so; none where none is loaded.
+ENCODERS: dict[str, type[SafeEncoder]] = {"beside": Beside, "after": After, "": SafeEncoder}
+
+
 @dataclass
 class OnRequest:
     """A policy that takes one rung, once, when asked to."""
@@ -363,7 +406,6 @@ def delay(
     *rung* is a name, or "by hand" for the full reload of :meth:`SafeEncoder.reload`; *way* says
     whether there is room for two models.
     """
-    _choose(way)
     policy = OnRequest()
     events: queue.Queue[Event] = queue.Queue()
     latencies: list[tuple[float, float]] = []  # begin and end of each call
@@ -376,7 +418,7 @@ def delay(
             latencies.append((begun, time.monotonic()))
 
     rounds: list[Event] = []
-    with SafeEncoder(model, reload=policy, hooks=[events.put], device="cpu") as encoder:
+    with ENCODERS[way](model, reload=policy, hooks=[events.put], device="cpu") as encoder:
         encoder.encode(list(texts(6)))
         caller = threading.Thread(target=call)
         caller.start()
@@ -413,14 +455,7 @@ def delay(
     }
 
 
-def _choose(way: str) -> None:
-    """Let there be room for two models, or not."""
-    from safe_embed.model.renewal import Renewal
-
-    Renewal._has_room = lambda _: way != "after"  # type: ignore[method-assign]  # noqa: SLF001
-
-
-def _free_blocks(_: SafeEncoder) -> Any:
+def _free_blocks(_: Any) -> Any:
     """Free what lies below a block that is held: the allocator keeps it."""
     blocks = [bytes(5000) for _ in range(20_000)]
     last = blocks[-1]
@@ -428,7 +463,7 @@ def _free_blocks(_: SafeEncoder) -> Any:
     return last
 
 
-def _old_garbage(_: SafeEncoder) -> None:
+def _old_garbage(_: Any) -> None:
     """Leave a cycle behind that has outlived a full collection, as a long-lived object has."""
     cycle: list[Any] = [b"\1" * MIB for _ in range(100)]
     cycle.append(cycle)
@@ -444,15 +479,16 @@ class Hoard(list[bytes]):
     def __deepcopy__(self, memo: object) -> None: ...
 
 
-def _hoarding_tokenizer(encoder: SafeEncoder) -> None:
-    encoder._session.keeper.engine.tokenizer.hoard = Hoard()  # noqa: SLF001
+def _hoarding_tokenizer(model: Any) -> None:
+    model.tokenizer.hoard = Hoard()
 
 
-def _hoarding_model(encoder: SafeEncoder) -> None:
-    encoder._model.hoard = Hoard()  # noqa: SLF001
+def _hoarding_model(model: Any) -> None:
+    model.hoard = Hoard()
 
 
-PLANTS: dict[str, Callable[[SafeEncoder], Any]] = {
+# What is done with the model that an encoder has loaded.
+PLANTS: dict[str, Callable[[Any], Any]] = {
     "free blocks": _free_blocks,
     "old garbage": _old_garbage,
     "hoarding tokenizer": _hoarding_tokenizer,
@@ -463,11 +499,12 @@ PLANTS: dict[str, Callable[[SafeEncoder], Any]] = {
 def planted(model: str, plant: str) -> dict[str, Any]:
     """Let something grow by 100 MB that one rung gives back, and see how far the policy goes."""
     policy = MemoryGrowth("48 MiB", cool_down_seconds=0, jitter=0)
-    with SafeEncoder(model, reload=policy, device="cpu") as encoder:
+    watched = Watched(model)
+    with SafeEncoder(watched, reload=policy) as encoder:
         while encoder.stats.baseline is None:
             encoder.encode("今日は雨です。")
         baseline = encoder.stats.baseline.held_bytes or 0
-        kept = PLANTS[plant](encoder)
+        kept = PLANTS[plant](watched.model)
         grown = held() - baseline
         end = time.monotonic() + 30
         while held() > baseline + 48 * MIB and time.monotonic() < end:

@@ -16,7 +16,19 @@ import models
 from conftest import Size, expect
 from memory_worker import Forks, measure
 from safe_embed import SafeEncoder
+from safe_embed.backends.call_queue import CallQueue
+from safe_embed.backends.calls import PendingCall
+from safe_embed.inference.pipeline import Pipeline
+from safe_embed.inference.request import Embed, Request, Settings
+from safe_embed.inference.tasks import Work
+from safe_embed.memory.policies import default_policy
 from safe_embed.offline.cache import model_path
+from safe_embed.pooling import resolve_pooling
+from safe_embed.supervision.supervisor import Supervisor
+from safe_embed.text.chunking import Chunker
+from safe_embed.text.splitters import ladder, resolve_splitter
+from safe_embed.upstream.settings import ModelState
+from safe_embed.upstream.source import ModelSource
 
 SHORT = "吾輩は猫である。"
 
@@ -61,23 +73,45 @@ def test_delay(
     expect(found, quiet_median_ms=(0.01, 1e4), during_max_ms=(0.01, 1e6))
 
 
+class Supervised:
+    """Does calls on this thread as the default encoder does on its own, and times the watching.
+
+    Args:
+        model: Folder of the model.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.spent: list[float] = []
+        chunker = Chunker(ladder(resolve_splitter("punctuation")), "packed")
+        settings = Settings(chunker, resolve_pooling("mean"))
+        source = ModelSource(model, {}).held()
+        self._supervisor = Supervisor(source, settings, default_policy())
+        self._pipeline = Pipeline(settings, ModelState(self._supervisor.facts))
+        self._calls = CallQueue(lambda texts: self._supervisor.count(Work(calls=1, texts=texts)))
+
+    def encode(self, text: str) -> None:
+        """Embed a text, and look at memory after each task."""
+        self._calls.add(
+            PendingCall(functools.partial(self._pipeline.stages, Embed(Request([text]))))
+        )
+        self._calls.advance()
+        while (pair := self._calls.next()) is not None:
+            self._calls.note(*pair, self._supervisor.do(pair[1].task).values)
+            self._calls.advance()
+            del pair
+            started = time.perf_counter()
+            self._supervisor.watch(is_quiet=self._calls.is_quiet)
+            self.spent.append(time.perf_counter() - started)
+
+
 def test_cost_of_the_default_policy(
     benchmark: BenchmarkFixture, model_folder: Path, size: Size
 ) -> None:
     """One short text a call, with the default policy and without, in turn."""
     calls, model = size.pick(30, 300, 2000), str(model_folder)
-    spent: list[float] = []
+    supervised = Supervised(model)
     took: dict[str, list[float]] = {"default": [], "none": []}
     with SafeEncoder(model) as watched, SafeEncoder(model, reload=None) as unwatched:
-        keeper: Any = watched._session.keeper  # noqa: SLF001
-        watch = keeper.watch
-
-        def timed(**options: bool) -> bool:
-            started = time.perf_counter()
-            try:
-                return bool(watch(**options))
-            finally:
-                spent.append(time.perf_counter() - started)
 
         def both() -> None:
             for _ in range(calls):
@@ -85,12 +119,14 @@ def test_cost_of_the_default_policy(
                     started = time.perf_counter()
                     encoder.encode(SHORT)
                     took[name].append(time.perf_counter() - started)
+                supervised.encode(SHORT)
 
         both()  # warm-up: the first trim, and the baseline after it
         for figures in took.values():
             figures.clear()
-        keeper.watch = timed
+        supervised.spent.clear()
         benchmark.pedantic(both, rounds=1)
+    spent = supervised.spent
     share = sum(spent) / sum(took["default"])
     benchmark.extra_info |= {
         "calls": calls,

@@ -25,10 +25,10 @@ from alone import Alone
 from arms import compare
 from conftest import Records, Size, expect
 from safe_embed import MorphemeSplitter, PunctuationSplitter, SafeEncoder
-from safe_embed.upstream import bfloat16
-from safe_embed.upstream.tokenizer import ModelReader
 from safe_embed.text.chunking import Chunker
 from safe_embed.text.splitters import ladder
+from safe_embed.upstream import bfloat16
+from safe_embed.upstream.tokenizer import ModelReader
 
 Texts = list[str]
 UPSTREAM = "sentence-transformers, defaults"

@@ -253,12 +253,12 @@ def test_sentences_is_an_older_name_of_inputs() -> None:
         encoder.encode(sentences=["雨"], a=1).model_kwargs,
         encoder.encode(["雨"], "p").prompt_name,
     )
-    for given in (
+    for options in (
         encoder.encode(["雪"], sentences=["雨"]),
-        encoder.encode(["雪"], sentences=["雨"]),
+        encoder.encode(inputs=["雪"], sentences=["雨"]),
     ):
-        assert (["雪"], {"sentences": ["雨"]}) == (given.inputs, given.model_kwargs)
-    with pytest.raises(TypeError, match="encode.*inputs"):
+        assert (["雪"], {"sentences": ["雨"]}) == (options.inputs, options.model_kwargs)
+    with pytest.raises(TypeError, match="inputs"):
         encoder.encode()
     assert ("encode", "Give back what was passed.") == (
         encoder.encode.__name__,

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ import process_models
 import seams
 from process_models import ERROR, MIB, POISON, SLEEP
 from safe_embed import ConfigError, ReloadError, SafeEncoder, TextTooLongError, WorkerError
+from safe_embed.ipc import connection
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, Rung
 
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processe
 
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]
 PLANTED = "合言葉は山川豊"
+OWN_PID = os.getpid()
 FULL = os.environ.get("SAFE_EMBED_FULL") == "1"
 TESTS = Path(__file__).parent
 
@@ -511,7 +514,7 @@ def test_drained_where_there_is_no_room_for_two(saved: Path, reference: SafeEnco
     most = [0]
     expected = reference.encode(TEXTS)
     policy = EveryCalls(20, jitter=0)
-    made = seams.encoder_with(headroom=seams.after)
+    made = seams.encoder_with(headroom=seams.Headroom(is_there=False))
     with made(saved, device="cpu", isolation="process", reload=policy) as encoder:
         with ThreadPoolExecutor(4) as pool:
             for vectors in pool.map(lambda _: encoder.encode(TEXTS), range(30)):
@@ -769,7 +772,7 @@ def test_a_worker_that_reads_nothing_makes_no_other_one_wait(saved: Path) -> Non
         before = pids(encoder)
         with stopped(before[0]):
             large = pool.submit(encoder.encode, text)
-            wait_until(flushes)
+            seams.wait_until(flushes)
             for _ in range(10):
                 np.testing.assert_array_equal(expected, encoder.encode(TEXTS))
             assert flushes()
@@ -783,7 +786,7 @@ def test_a_worker_that_reads_nothing_is_replaced(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while; what it was to do is done again, and it is said why."""
-    monkeypatch.setattr(wire, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "SEND_SECONDS", 1.0)
     options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
     text = models.long_text(40_000)
     with SafeEncoder(saved, **options) as reference:
@@ -795,7 +798,7 @@ def test_a_worker_that_reads_nothing_is_replaced(
         before = pids(encoder)
         with stopped(before[0]):
             found = list(pool.map(encoder.encode, [[text, "雨"]] * 3))
-            wait_until(lambda: len(pids(encoder)) == 2 and before[0] not in pids(encoder))
+            seams.wait_until(lambda: len(pids(encoder)) == 2 and before[0] not in pids(encoder))
         for one in found:
             np.testing.assert_allclose(expected, one, rtol=0, atol=1e-6)
         died = [event.reason for event in encoder.stats.events if event.kind == "died"]
@@ -812,11 +815,11 @@ def test_closing_while_a_worker_reads_nothing(saved: Path) -> None:
         [pid] = pids(encoder)
         with stopped(pid):
             large = pool.submit(encoder.encode, models.long_text(40_000))
-            wait_until(flushes)
+            seams.wait_until(flushes)
             encoder.close()
             with pytest.raises(WorkerError, match="closed"):
                 large.result(60)
-            wait_until(lambda: not psutil.pid_exists(pid))
+            seams.wait_until(lambda: not psutil.pid_exists(pid))
 
 
 def flushes() -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,37 +17,46 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from safe_embed.model import renewal as renewal_module
-from safe_embed.model.renewal import Renewal
 
 import models
 from safe_embed import ReloadError, SafeEncoder
 from safe_embed.memory.policies import EveryCalls, EveryTokens, MemoryGrowth
-from safe_embed.memory.types import MemorySample, Reason, Rung
+from safe_embed.memory.sampling import Sampler
+from safe_embed.memory.types import MemorySample, Rung
+from seams import Headroom, OnDemand, encoder_with
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MIB = 2**20
 FAULTS = ("raises", "other", "no model")
-_PATCHED: dict[str, Any] = {}
+_WORLD: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A reference that never reloads; no waits between attempts; quick full collections."""
+    """A model in a folder, a reference that never reloads, and quick full collections."""
     path = tmp_path_factory.mktemp("machine")
     models.small().save(str(path))
-    patch = pytest.MonkeyPatch()
-    patch.setattr(renewal_module, "_RETRY_SECONDS", 0.0)
     gc.collect()
     gc.freeze()
     with SafeEncoder(path, reload=None) as reference:
-        _PATCHED.update(path=path, reference=reference, patch=patch)
+        _WORLD.update(path=path, reference=reference)
         yield
     gc.unfreeze()
-    patch.undo()
-    _PATCHED.clear()
+    _WORLD.clear()
+
+
+class Jumping(Sampler):
+    """Measures the process, but for what it holds: that is what a test says."""
+
+    def __init__(self, held: Callable[[], int], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.held = held
+
+    def take(self, **options: Any) -> MemorySample:
+        """Take a sample."""
+        return replace(super().take(**options), rss_anon_bytes=self.held())
 
 
 class Reloads(RuleBasedStateMachine):
@@ -55,10 +66,15 @@ class Reloads(RuleBasedStateMachine):
         super().__init__()
         self.scratch = tempfile.TemporaryDirectory()
         self.fault: str | None = None
-        self.room = True
+        self.headroom = Headroom()
+        self.policy = OnDemand()
         self.jump = 0
-        self.folder = Path(shutil.copytree(_PATCHED["path"], Path(self.scratch.name) / "model"))
-        _PATCHED["patch"].setattr(Renewal, "_has_room", lambda _: self.room)
+        self.encoder_kind = encoder_with(
+            headroom=self.headroom,
+            retry_seconds=0.0,
+            sampler=partial(Jumping, lambda: 500 * MIB + self.jump),
+        )
+        self.folder = Path(shutil.copytree(_WORLD["path"], Path(self.scratch.name) / "model"))
         self.open(0, from_folder=False)
 
     def load(self) -> SentenceTransformer | None:
@@ -70,7 +86,9 @@ class Reloads(RuleBasedStateMachine):
         if self.fault == "no model":
             return None
         model = SentenceTransformer(str(self.folder), device="cpu")
-        if self.fault == "other":
+        if self.fault is None:
+            self.loaded = weakref.ref(model)
+        else:
             import torch
 
             with torch.no_grad():
@@ -78,26 +96,20 @@ class Reloads(RuleBasedStateMachine):
                 weight.copy_(weight.roll(1, 0))
         return model
 
-    def measure(self, **options: bool) -> MemorySample:
-        """What the process holds, by this script: a jump goes away with what a rung gives back."""
-        return replace(self.sampler(**options), rss_anon_bytes=500 * MIB + self.jump)
-
     def open(self, kind: int, *, from_folder: bool) -> None:
         """Make an encoder."""
         policies: tuple[Any, ...] = (
-            None,
-            EveryCalls(3, jitter=0),
-            MemoryGrowth("50 MiB", cool_down_seconds=0),
-            EveryTokens(100, jitter=0) | MemoryGrowth("50 MiB"),
+            self.policy,
+            EveryCalls(3, jitter=0) | self.policy,
+            MemoryGrowth("50 MiB", cool_down_seconds=0) | self.policy,
+            EveryTokens(100, jitter=0) | MemoryGrowth("50 MiB") | self.policy,
         )
         self.fault, self.from_folder = None, from_folder
-        self.encoder = SafeEncoder(
+        self.policy.rungs.clear()
+        self.loaded: weakref.ref[Any] | None = None
+        self.encoder = self.encoder_kind(
             self.folder if from_folder else self.load, reload=policies[kind], hooks=[self.shrink]
         )
-        self.keeper = self.encoder._session.keeper
-        self.sampler = self.keeper._sampler.take
-        self.keeper._sampler.take = self.measure  # type: ignore[method-assign]
-        self.missing = False
 
     def shrink(self, event: Any) -> None:
         """The higher the rung, the more is given back."""
@@ -122,24 +134,26 @@ class Reloads(RuleBasedStateMachine):
 
     def compare(self, texts: list[str]) -> None:
         """Encode, and compare with the reference."""
-        expected = _PATCHED["reference"].encode(texts)
+        expected = _WORLD["reference"].encode(texts)
         try:
-            found = self.encoder.encode(texts)
+            vectors = self.encoder.encode(texts)
         except ReloadError:
             # There was no room for two models, and the new one did not come.
             assert self.fault is not None
-            assert self.keeper.model is None
+            assert self.loaded is not None
+            assert self.loaded() is None
         else:
-            np.testing.assert_array_equal(expected, found)
+            np.testing.assert_array_equal(expected, vectors)
 
     @rule(rung=st.sampled_from([Rung.TRIM, Rung.TOKENIZER_CACHE, Rung.TOKENIZER, Rung.MODEL]))
     def climb(self, rung: Rung) -> None:
-        """Take a rung, as a policy would."""
-        ladder = self.keeper._ladder
+        """Take a rung, because a policy asks for it."""
+        self.policy.rungs.append(rung)
         try:
-            self.encoder._session.run(lambda _: ladder.climb(Reason("machine", rung=rung)))
+            self.encoder.plan("雨")
         except ReloadError:
             assert self.fault is not None
+        self.encoder.backend.idle()
 
     @rule(grown=st.integers(40, 400))
     def grow(self, grown: int) -> None:
@@ -149,7 +163,7 @@ class Reloads(RuleBasedStateMachine):
     @rule(room=st.booleans())
     def change_room(self, *, room: bool) -> None:
         """There is room for two models, or no more."""
-        self.room = room
+        self.headroom.is_there = room
 
     @precondition(lambda self: not self.from_folder)
     @rule(fault=st.none() | st.sampled_from(FAULTS))

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,14 +20,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safe_embed.model import dispatch
-from safe_embed.model.handle import UNKNOWN
-from safe_embed.model.messages import ModelFacts, Ready, Start
 
 import models
 import process_models
+import seams
 from safe_embed import EveryCalls, ReloadError, SafeEncoder, WorkerError
+from safe_embed.backends.process import workers as workers_module
+from safe_embed.backends.process.messages import StartWorker, WorkerReady
+from safe_embed.backends.process.worker_handle import UNKNOWN
 from safe_embed.upstream.same_model import CANARY
+from safe_embed.upstream.settings import ModelFacts, ModelSettings
 from safe_embed.upstream.source import ModelSource
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
@@ -75,23 +76,10 @@ def put(weights: Path, folder: Path) -> None:
     (folder / "fresh").replace(folder / "model.safetensors")
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
-
-
 def worker(encoder: SafeEncoder) -> int:
     """The process that serves now."""
     [found] = [one.pid for one in encoder.stats.workers]
     return found
-
-
-def dispatcher(encoder: SafeEncoder) -> dispatch.Dispatcher:
-    """What deals with the workers."""
-    return encoder._session._dispatcher  # type: ignore[union-attr]
 
 
 def told(encoder: SafeEncoder) -> list[tuple[str, str | None]]:
@@ -121,12 +109,12 @@ def test_the_canary_alone_does_not_tell(saved: Path, folder: Path, other_weights
         assert not np.allclose(one.encode(TEXT), other.encode(TEXT), rtol=0, atol=0.05)
 
 
-def test_changed_files_never_take_over(
-    saved: Path, folder: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_files_never_take_over(saved: Path, folder: Path, other_weights: Path) -> None:
     """The old process serves on; after its death calls are told, until the files are back."""
     options: dict[str, Any] = {"isolation": "process", "device": "cpu"}
-    with SafeEncoder(folder, reload=EveryCalls(2, jitter=0), **options) as encoder:
+    headroom = seams.Headroom()
+    made = seams.encoder_with(headroom=headroom)
+    with made(folder, reload=EveryCalls(2, jitter=0), **options) as encoder:
         old, expected = worker(encoder), encoder.encode(TEXT)
         (folder / "beside.txt").touch()  # what is added is no change
         put(other_weights, folder)
@@ -134,11 +122,11 @@ def test_changed_files_never_take_over(
             encoder.reload("by hand")
         assert [("failed", "ReloadError")] == told(encoder)
         # A worker that must go before another one can come does not go for nothing.
-        monkeypatch.setattr("safe_embed.model.dispatch.Dispatcher._has_room", lambda *_: False)
+        headroom.is_there = False
         with refused(ReloadError):
             encoder.reload("by hand")
         encoder.encode(TEXT)  # the policy wants another one, too
-        wait_until(lambda: len(told(encoder)) > 2)
+        seams.wait_until(lambda: len(told(encoder)) > 2)
         assert {("failed", "ReloadError")} == set(told(encoder))
         with refused(ReloadError):
             encoder.start_multi_process_pool(["cpu"])
@@ -228,35 +216,38 @@ class Workers:
     """Notes what workers are to load; what goes before it, and the canary's vector, may be set."""
 
     kept: list[ModelSource] = field(default_factory=list)
+    handles: list[FakeHandle] = field(default_factory=list)
     before: Callable[[int], Any] = lambda _: None
     cosine: Callable[[int], float] = lambda _: 1.0
 
-    def load(self, source: ModelSource) -> Ready:
+    def load(self, source: ModelSource) -> WorkerReady:
         """Say what a worker says of its model."""
         self.before(len(self.kept))
         cosine = self.cosine(len(self.kept))
         source = source.held().pinned(())  # type: ignore[arg-type]
         self.kept.append(source)
         canary = np.array([cosine, (1 - cosine**2) ** 0.5], np.float32)
-        names = ("prompts", "default_prompt_name", "truncate_dim", "similarity_fn_name")
-        settings = dict.fromkeys(names)
-        facts = ModelFacts(64, "cpu", "torch.float32", False, 2, [], settings, 0, 0, canary)
-        facts.identity = source.identity
-        return Ready(facts, UNKNOWN)
+        settings = ModelSettings(64, {}, None, None, "cosine")
+        facts = ModelFacts(
+            *(settings, "cpu", "torch.float32", False, 2, [], 0, 0, canary),
+            identity=source.identity,
+        )
+        return WorkerReady(facts, UNKNOWN)
 
 
 class FakeHandle:
     """Stands for a worker process that loads at once, and never does a task."""
 
     def __init__(self, workers: Workers, _: Any, said: Any, ended: Any) -> None:
-        self.facts = self.baseline = self.piece = self.deadline = self.error = None
+        self.facts = self.baseline = self.deadline = self.error = None
+        workers.handles.append(self)
         self.pid, self.sample, self.ending = 0, UNKNOWN, "it was no process"
         self.is_leaving = self.is_free = False
         self._workers, self._said, self._ended = workers, said, ended
 
     def send(self, message: Any) -> None:
         """Load a model if the first message asks for one."""
-        if isinstance(message, Start):
+        if isinstance(message, StartWorker):
             self._said(self, self._workers.load(message.source))
 
     def put_down(self) -> tuple[None, None]:
@@ -287,7 +278,7 @@ class FakeHandle:
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     """No processes, but what is asked of them."""
     found = Workers()
-    monkeypatch.setattr(dispatch, "Handle", partial(FakeHandle, found))
+    monkeypatch.setattr(workers_module, "WorkerHandle", partial(FakeHandle, found))
     return found
 
 
@@ -314,10 +305,8 @@ def test_all_later_workers_are_held_to_the_first(hub: Hub, workers: Workers) -> 
         hub.publish("2")
         encoder.reload("test")
         encoder.stop_multi_process_pool(encoder.start_multi_process_pool(["cpu"]))
-        first = dispatcher(encoder)
-        encoder._session.forked()  # type: ignore[union-attr]
+        encoder.backend.forked()  # type: ignore[attr-defined] # worker processes alone fork
         assert (0, 64) == (encoder.stats.calls, encoder.max_seq_length)
-        first.close()
     [identity] = {source.identity for source in workers.kept}
     assert (4, "1" * 40) == (len(workers.kept), identity.revision)
     assert str(hub.snapshot("1") / "model.safetensors") in {name for name, *_ in identity.files}
@@ -336,8 +325,8 @@ def test_nobody_waits_for_files_that_are_gone(folder: Path, workers: Workers) ->
     """A call and a reload are told at once where there is no worker, however often it was tried."""
     with apart(folder) as encoder:
         weights = (folder / "model.safetensors").rename(folder.parent / "gone")
-        [one] = dispatcher(encoder)._workers
-        one.die()  # type: ignore[attr-defined] # it is a fake
+        [handle] = workers.handles
+        handle.die()
         for _ in range(12):  # the clock would be asked after a minute by now
             with refused(WorkerError):
                 encoder.encode(TEXT)
@@ -352,14 +341,14 @@ def test_files_that_change_during_the_first_load(
     folder: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can say what was loaded then: the encoder is refused, not bound to either."""
-    load = ModelSource._load
+    import sentence_transformers
 
-    def changed(self: ModelSource) -> Any:
-        model = load(self)
-        put(other_weights, folder)
-        return model
+    class Changed(sentence_transformers.SentenceTransformer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            put(other_weights, folder)
 
-    monkeypatch.setattr(ModelSource, "_load", changed)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", Changed)
     with refused(ReloadError):
         SafeEncoder(folder, reload=None, device="cpu")
 
@@ -447,16 +436,17 @@ def test_a_revision_that_comes_during_the_first_load(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was loaded may be of two revisions: it is loaded once more, of one."""
-    load = ModelSource._load
+    import sentence_transformers
+
     loads = []
 
-    def moved(self: ModelSource) -> Any:
-        model = load(self)
-        loads.append(model)
-        hub.publish("2")
-        return model
+    class Moved(sentence_transformers.SentenceTransformer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            loads.append(1)
+            hub.publish("2")
 
-    monkeypatch.setattr(ModelSource, "_load", moved)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", Moved)
     with SafeEncoder("someone/small", reload=None, **hub.options) as encoder:
         expected = encoder.encode(TEXT)
         encoder.reload("test")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from safe_embed.model.usage import WARM_UP_CALLS
 
 import models
 from safe_embed import SafeEncoder
@@ -26,6 +25,7 @@ from safe_embed.errors import ConfigError
 from safe_embed.memory import limits, policies, sampling
 from safe_embed.memory.limits import Cgroups, Limit
 from safe_embed.memory.sampling import Sampler, take_sample
+from safe_embed.supervision.usage import WARM_UP_CALLS
 
 MIB = 2**20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

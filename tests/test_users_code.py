@@ -152,8 +152,7 @@ def test_a_loader_that_raises_at_a_reload(saved: Path, ending: str, *, room: boo
             raise ENDINGS[ending]
         return process_models.plain(str(saved))
 
-    headroom = seams.beside if room else seams.after
-    made = seams.encoder_with(headroom=headroom, retry_seconds=0.0)
+    made = seams.encoder_with(headroom=seams.Headroom(room), retry_seconds=0.0)
     with made(load, reload=None) as encoder:
         assert ReloadError is type(raised_by(encoder.reload))
         assert (32,) == encoder.encode("雨").shape

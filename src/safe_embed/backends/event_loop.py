@@ -33,6 +33,7 @@ class EventLoop(ABC):
         self.begun: Future[None] = Future()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._promises: deque[Future[Any]] = deque()
+        self._callers: set[Future[Any]] = set()
         self._idle: list[Future[None]] = []
         self._is_closed = False
         self._has_ended = False
@@ -54,6 +55,8 @@ class EventLoop(ABC):
         Args:
             call: The call; it fails at once if the loop has ended.
         """
+        self._callers.add(call.future)
+        call.future.add_done_callback(self._callers.discard)
         self.post(partial(self._add, call))
         if self._has_ended:
             call.fail(self.closed_error())
@@ -79,8 +82,10 @@ class EventLoop(ABC):
         return self.promise(self._idle.append)
 
     def close(self) -> None:
-        """End the thread; calls that wait get an error."""
+        """End the thread; all calls get an error at once, however long the task in progress is."""
         self.post(self._close)
+        for future in (*self._callers.copy(), *self._promises.copy()):
+            settle(future, error=self.closed_error())
 
     def closed_error(self) -> WorkerError:
         """Make the error of a call that comes too late."""
@@ -161,7 +166,7 @@ class EventLoop(ABC):
         self.calls.fail_all(self.closed_error)
         self.end()
         self._has_ended = True
-        for future in tuple(self._promises):
+        for future in self._promises.copy():
             settle(future, error=self.closed_error())
         while not self._events.empty():  # what came too late
             with contextlib.suppress(Exception):
