@@ -49,9 +49,6 @@ class Joinable:
 
         Returns:
             What must be done and why; ``None`` if nothing.
-
-        Raises:
-            NotImplementedError: Always, in this base class.
         """
         raise NotImplementedError
 
@@ -77,8 +74,7 @@ class _Joint(Joinable):
     def __post_init__(self) -> None:
         given = tuple(self.policies)
         if not given or not all(is_policy(policy) for policy in given):
-            name = type(self).__name__
-            msg = f"{name} was given ({listed(given)}). Give policies, one or more, in a tuple."
+            msg = f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more."
             raise ConfigError(msg)
         object.__setattr__(self, "policies", tuple(self._flatten(given)))
 
@@ -128,7 +124,7 @@ class AllOf(_Joint):
     """Acts when all of the policies do; same as ``a & b``.
 
     It merges the reasons: texts joined with ``"; "``, the lowest bound, the lowest ``at_most``. If
-    any policy has a bound, single rungs are ignored: ``EverySeconds(3600) & MemoryGrowth("64 MiB")``
+    any policy has a bound, single rungs are ignored: ``EverySeconds(3600) & MemoryGrowth(2**26)``
     releases the growth in the cheapest way. Otherwise the highest rung counts, up to ``at_most``.
 
     Args:

@@ -38,8 +38,8 @@ class _Files(NamedTuple):
     reclaimable: tuple[str, ...]
 
 
-# Reclaimable: all page cache on the kernel's LRU lists, mapped weights included; not tmpfs, which is
-# counted as anonymous. In v1 the fields "total_*" include the child groups.
+# Reclaimable: all page cache on the kernel's LRU lists, mapped weights included; not tmpfs, which
+# counts as anonymous. In v1 the fields "total_*" include the child groups.
 # Source: the kernel's admin-guide/cgroup-v2, "memory.stat", and cgroup-v1/memory, section 5.2.
 _FILES = {
     1: _Files(
@@ -190,7 +190,7 @@ def fits(needed_bytes: int, room_bytes: int | None) -> bool:
 
 
 def address_space_limit(used_bytes: int | None) -> Limit | None:
-    """Read RLIMIT_AS, the limit of the virtual address space. All mapped files count, read or not.
+    """Read RLIMIT_AS, the limit of the virtual address space; all of a mapped file counts.
 
     Args:
         used_bytes: Virtual memory size of the process (VmSize); ``None`` if not available.
