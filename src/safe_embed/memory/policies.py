@@ -80,7 +80,7 @@ def _format_argument(name: str, value: object) -> str:
 
 
 class Never(_Policy):
-    """Never acts: memory is released only by an explicit call of ``trim`` or ``reload``."""
+    """Never acts: memory is released only by an explicit call of ``reload``."""
 
     __slots__ = ()
 
