@@ -75,7 +75,7 @@ def test_a_model_that_moves_stays_in_float32(
         np.testing.assert_array_equal(
             plain.encode(TEXTS, **options), encoder.encode(TEXTS, **options)
         )
-    assert "float32 it is" in caplog.text
+    assert "using float32" in caplog.text
 
 
 def test_other_processors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
