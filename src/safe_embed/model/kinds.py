@@ -153,7 +153,7 @@ def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
             and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         ]
         msg = (
-            f"model is {name!r}, a callable that requires {', '.join(required)}; loaders are called "
+            f"model is {name!r}, a callable that requires {', '.join(required)}. A loader must work "
             "without arguments. Pass a function without arguments that returns a "
             "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.\n"
             f"{name!r} は引数なしでは呼べません。引数なしで SentenceTransformer を返す関数"

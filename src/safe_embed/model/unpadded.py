@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
-# Modules of sentence-transformers that read only the token vectors and the padded input. A model with
-# any other module after its Transformer, such as a user's own, runs with padding.
+# Modules of sentence-transformers that read only the token vectors and the padded input. A model
+# with any other module after its Transformer, such as a user's own, runs with padding.
 _READ_TOKENS = ("Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "WordWeights", "CNN")
 # The inputs of a Transformer that are put into one row.
 _INPUT = frozenset({"input_ids", "token_type_ids", "position_ids"})
@@ -109,7 +109,7 @@ def is_supported(model: Any) -> bool:
 
 
 def _gives_tokens(first: Any) -> bool:
-    """Whether a Transformer returns a vector for each token, nothing else, and has no hooks."""
+    """Whether a Transformer returns a vector for each token, nothing else, and has no other hooks."""
     hooks = [
         hook
         for module in (first, first.auto_model)

@@ -88,7 +88,7 @@ def snapshot_of(
     cache = folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     names = [name] if "/" in name else [f"sentence-transformers/{name}", name]
     config = getattr(getattr(next(iter(model or ()), None), "auto_model", None), "config", None)
-    names.sort(key=lambda name: name != getattr(config, "_name_or_path", None))
+    names.sort(key=lambda candidate: candidate != getattr(config, "_name_or_path", None))
     for repository, file in product(names, ("modules.json", "config.json")):
         with suppress(ValueError):  # not a valid name of a repository
             path = try_to_load_from_cache(repository, file, cache and os.fspath(cache), revision)
