@@ -153,8 +153,8 @@ def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
             and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         ]
         msg = (
-            f"model is {name!r}, a callable that requires {', '.join(required)}. A loader must work "
-            "without arguments. Pass a function without arguments that returns a "
+            f"model is {name!r}, a callable that requires {', '.join(required)}. A loader "
+            "must work without arguments. Pass a function without arguments that returns a "
             "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.\n"
             f"{name!r} は引数なしでは呼べません。引数なしで SentenceTransformer を返す関数"
             "（functools.partial など）か、SentenceTransformer を渡してください。"
@@ -250,12 +250,14 @@ def _find(spec: str, name: str, options: Mapping[str, Any]) -> Path | Literal[Fa
     repository = spec if "/" in spec else f"sentence-transformers/{spec}"
     cache = options.get("cache_folder") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     try:
-        path = try_to_load_from_cache(
+        cached = try_to_load_from_cache(
             repository, name, cache and os.fspath(cache), revision=options.get("revision")
         )
     except (OSError, ValueError):  # not a valid name of a repository
         return None
-    return Path(path) if isinstance(path, str) else False if path is _CACHED_NO_EXIST else None
+    if isinstance(cached, str):
+        return Path(cached)
+    return False if cached is _CACHED_NO_EXIST else None
 
 
 def _read_json(path: Path | Literal[False] | None) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class ModelReader:
     def _tokenize(
         self, texts: Sequence[str], *, special: bool, limit: int | None = None
     ) -> list[Any]:
-        """Return for each text a record with ``ids`` and ``type_ids``, truncated to *limit* tokens."""
+        """Return for each text a record with ``ids`` and ``type_ids``, cut to *limit* tokens."""
         if self._backend is None:
             return self._tokenize_slowly(texts, special=special, limit=limit)
         _set_truncation(self._backend, limit)

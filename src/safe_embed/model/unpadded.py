@@ -109,7 +109,7 @@ def is_supported(model: Any) -> bool:
 
 
 def _gives_tokens(first: Any) -> bool:
-    """Whether a Transformer returns a vector for each token, nothing else, and has no other hooks."""
+    """Whether a Transformer returns token vectors, nothing else, and has no hooks of others."""
     hooks = [
         hook
         for module in (first, first.auto_model)
