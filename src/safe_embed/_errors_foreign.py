@@ -155,6 +155,7 @@ def told(who: str, error: BaseException) -> str:
 
 
 def _is_error(error: BaseException) -> bool:
+    """Whether an exception is an error, and not a control-flow exception."""
     # concurrent.futures.CancelledError is an Exception, but asyncio treats it as a cancellation.
     return isinstance(error, Exception) and not (
         isinstance(error, CancelledError) or is_stop(error)

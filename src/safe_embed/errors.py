@@ -31,6 +31,7 @@ class SafeEmbedError(Exception):
 
 
 def _restored(kind: type[SafeEmbedError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    """Make an error from what ``__reduce__`` has stored."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error

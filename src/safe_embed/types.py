@@ -109,7 +109,8 @@ class ChunkedInput:
     """A text cut into encoded chunks: the input of the model.
 
     Attributes:
-        chunks: One or more; their spans cover the text without gaps or overlaps.
+        chunks: One or more; their spans cover the text without gaps or overlaps. With
+            truncation only one, which may cover only the beginning of the text.
         is_long: Whether the whole text exceeds the token budget of one chunk.
         cut_clusters: Ends of chunks, in code points, that lie inside a grapheme cluster.
     """

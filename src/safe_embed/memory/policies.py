@@ -29,6 +29,7 @@ _REGROWN_OF_ALLOWED = 0.25
 
 
 def _is_number(value: object) -> bool:
+    """Whether a value is a finite int or float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -62,6 +63,7 @@ class _Policy(Joinable):
                 raise ConfigError(msg)
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:
+        """Yield (name, value) of each argument."""
         return ((argument.name, getattr(self, argument.name)) for argument in fields(self))
 
     def __repr__(self) -> str:
@@ -74,6 +76,7 @@ class _Policy(Joinable):
 
 
 def _format_argument(name: str, value: object) -> str:
+    """Format an argument's value as in code; a size with its unit."""
     if name == "bytes":
         return repr(format_size(parse_size(value)))
     return f"Rung.{value.name}" if isinstance(value, Rung) else repr(value)

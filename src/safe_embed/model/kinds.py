@@ -236,6 +236,7 @@ def _is_sentence_transformer(kind: type) -> bool:
 
 
 def _with_article(name: str) -> str:
+    """Put "a" or "an" in front of a name: ``a Pooling``."""
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
 
 
