@@ -545,7 +545,7 @@ def test_none_is_never() -> None:
     own = Says(None)
     assert own is resolve_policy(own)
     for wrong in (10, "never", EveryCalls):
-        with pytest.raises(ConfigError, match="is no policy"):
+        with pytest.raises(ConfigError, match="is not a policy"):
             resolve_policy(wrong)
 
 

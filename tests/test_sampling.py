@@ -520,7 +520,7 @@ def test_a_cheap_figure_is_read_after_its_time() -> None:
 @pytest.mark.parametrize("arguments", [{"min_seconds": -1}, {"costly_seconds": -0.1}])
 def test_a_negative_time_is_refused(arguments: dict[str, float]) -> None:
     """A time below 0 is a mistake."""
-    with pytest.raises(ConfigError, match="use 0 or more"):
+    with pytest.raises(ConfigError, match="give 0 or more"):
         Sampler(**arguments)
 
 

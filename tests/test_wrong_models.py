@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str, str, str]] = {
     "slow": (lambda: models.bert_japanese().tokenizer, "BertJapanese", "tokenizer", "モデル名"),
     "Rust": (models._unigram, "Tokenizer", "tokenizer", "トークナイザー"),
     "pipeline": (pipeline, "FeatureExtractionPipeline", "pipeline", "パイプライン"),
-    "SafeEncoder": (safe_encoder, "SafeEncoder", "as it is", "そのまま"),
+    "SafeEncoder": (safe_encoder, "SafeEncoder", "Use it directly", "そのまま"),
 }
 
 
@@ -103,7 +103,7 @@ def test_a_loader_that_gives_a_wrong_kind_is_told_so(kind: str) -> None:
     """What a loader gives is named as well."""
     make, name, use, japanese = WRONG[kind]
     wrong = make()
-    with pytest.raises(ConfigError, match="The loader gave a") as caught:
+    with pytest.raises(ConfigError, match="The loader returned a") as caught:
         SafeEncoder(lambda: wrong)
     assert all(word in str(caught.value) for word in (name, use, japanese))
 
@@ -124,14 +124,16 @@ def test_a_class_is_no_model(name: str) -> None:
     wrong = wrong_classes()[name]
     with pytest.raises(ConfigError, match=f"model is the class {name}"):
         SafeEncoder(wrong)
-    with pytest.raises(ConfigError, match=f"The loader gave the class {name}"):
+    with pytest.raises(ConfigError, match=f"The loader returned the class {name}"):
         SafeEncoder(lambda: wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "秘密/名前", b"bytes", [], object()])
 def test_a_loader_that_gives_no_model_is_told_what_to_give(wrong: object) -> None:
     """Whatever else a loader gives is named by its type alone."""
-    with pytest.raises(ConfigError, match=f"The loader gave .*{type(wrong).__name__}") as caught:
+    with pytest.raises(
+        ConfigError, match=f"The loader returned .*{type(wrong).__name__}"
+    ) as caught:
         SafeEncoder(lambda: wrong)
     assert "SentenceTransformer" in str(caught.value)
     assert "ローダー" in str(caught.value)
@@ -141,7 +143,7 @@ def test_a_loader_that_gives_no_model_is_told_what_to_give(wrong: object) -> Non
 def test_what_only_looks_like_a_model_is_refused() -> None:
     """An object with the methods of a SentenceTransformer is none."""
     looks = SimpleNamespace(named_modules=dict, encode=list)
-    with pytest.raises(ConfigError, match="model is a SimpleNamespace, and no SentenceTransformer"):
+    with pytest.raises(ConfigError, match=r"model is a SimpleNamespace\. Pass a"):
         SafeEncoder(looks)
 
 

@@ -1,4 +1,4 @@
-"""Chunks into batches under a token budget, padded little, and in few shapes where that matters."""
+"""Group chunks into batches under a token budget, with little padding; shape bucketing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 _SHORTEST = 32
 _STEPS_PER_OCTAVE = 2
 _STEPPED_FROM = 64
-# Numbers of tokens are rounded up to multiples of it: kernels keep something for each.
+# Token counts are rounded up to multiples of this: oneDNN caches a kernel for each count.
 STEP = 8
 
 
 class Batch(NamedTuple):
-    """Chunks that go through the model together.
+    """The chunks and the shape of one input of the model.
 
     Attributes:
-        indices: Which chunks, by falling length.
-        rows: Rows of the input; more than there are chunks where shapes are fixed.
-        columns: Tokens of a row, padding included.
+        indices: Indices of the chunks, longest chunk first.
+        rows: Number of rows of the input; with shape bucketing it may exceed the number of chunks.
+        columns: Number of tokens of a row, padding included.
     """
 
     indices: list[int]
@@ -34,50 +34,50 @@ def batches(
     few_shapes: bool = False,
     fewer_shapes: bool = False,
 ) -> list[Batch]:
-    """Group chunks so that every batch, padded to its longest, has at most *max_tokens*.
+    """Group chunks into batches of at most *max_tokens* tokens, padding included.
 
-    The longest come first: what does not fit in memory fails at once, not after an hour. A chunk
-    that alone is larger than the budget runs alone.
+    The longest chunks come first, so that running out of memory happens at once. A chunk that alone
+    exceeds the budget gets a batch of its own.
 
     Args:
-        lengths: Tokens of each chunk.
-        max_tokens: Tokens of a padded batch.
-        limit: Columns that the model can take at most; ``None`` for any.
-        few_shapes: Whether to round lengths and numbers of rows up: some devices keep something for
-            every shape they have seen. Up to 512 tokens there are 9 lengths, with 1, 2, 4 … rows.
-        fewer_shapes: Whether to round lengths above 64 up to multiples of 8, less than 8 tokens
-            of padding a row: oneDNN keeps up to 1,024 things, one for each number of tokens of a
-            batch and each kind of layer. 400 texts of all lengths with two layers: 5.6 MB, not 9.6.
+        lengths: Number of tokens of each chunk.
+        max_tokens: Largest number of tokens of a batch: chunks times columns.
+        limit: Largest number of columns that the model accepts; ``None`` for no limit.
+        few_shapes: Whether to round columns and rows up to few values, for devices that cache data
+            for every shape: up to 512 tokens there are 9 lengths, with 1, 2, 4 … rows.
+        fewer_shapes: Whether to round lengths above 64 up to multiples of 8. oneDNN caches up to
+            1,024 kernels, one for each number of tokens of a batch and each kind of layer. 400
+            texts of all lengths with two layers: 5.6 MB instead of 9.6.
 
     Returns:
-        Batches that hold each chunk exactly once.
+        Batches that together hold each chunk exactly once, longest first.
     """
-    found: list[Batch] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    grouped: list[Batch] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         columns = lengths[index]
         if few_shapes:
             columns = rounded_length(columns, limit)
         elif fewer_shapes and columns > _STEPPED_FROM:
             stepped = -(-columns // STEP) * STEP
             columns = stepped if limit is None else max(columns, min(stepped, limit))
-        last = found[-1] if found else None
+        last = grouped[-1] if grouped else None
         fits = last is not None and (len(last.indices) + 1) * last.columns <= max_tokens
         if last is not None and fits and (columns == last.columns or not few_shapes):
             last.indices.append(index)
         else:
-            found.append(Batch([index], 1, columns))
+            grouped.append(Batch([index], 1, columns))
     rows = _rounded_count if few_shapes else int
-    return [one._replace(rows=rows(len(one.indices))) for one in found]
+    return [batch._replace(rows=rows(len(batch.indices))) for batch in grouped]
 
 
 def needs_padding(chunks: Sequence[Sized]) -> bool:
-    """Tell whether the chunks of a batch are of different lengths.
+    """Tell whether the chunks of a batch have different lengths.
 
     Args:
-        chunks: Of one batch.
+        chunks: The encodings of the batch; ``len`` gives their number of tokens.
 
     Returns:
-        Whether they are.
+        Whether at least two lengths differ.
     """
     return len(set(map(len, chunks))) > 1
 
@@ -85,15 +85,16 @@ def needs_padding(chunks: Sequence[Sized]) -> bool:
 def token_counts(
     chunks: Sequence[Sized], shape: tuple[int, int], *, is_padded: bool
 ) -> tuple[int, int]:
-    """Count what a batch gives the model to read.
+    """Count the tokens and the padding tokens of a batch.
 
     Args:
-        chunks: Of the batch.
-        shape: Rows and columns that it is padded to.
-        is_padded: Whether it is padded.
+        chunks: The encodings of the batch; ``len`` gives their number of tokens.
+        shape: The smallest rows and columns of the padded input.
+        is_padded: Whether the batch is padded to a rectangle; without, all chunks are in one row,
+            whose length is rounded up to a multiple of 8.
 
     Returns:
-        Its tokens, and its padding in tokens.
+        The tokens, and the padding in tokens.
     """
     lengths = [len(chunk) for chunk in chunks]
     tokens = sum(lengths)
@@ -104,22 +105,22 @@ def token_counts(
 
 
 def _rounded_count(count: int) -> int:
-    """Round a number of rows up to a power of two."""
+    """Round a number of rows, 1 or more, up to a power of two."""
     return 1 << (count - 1).bit_length()
 
 
 def rounded_length(length: int, limit: int | None = None) -> int:
-    """Round a length up to one of few: two to a doubling, from 32 on.
+    """Round a length up to one of few values: 32, 48, 64, 96, 128, 192 and so on.
 
     >>> [rounded_length(n) for n in (3, 33, 130, 300, 512)]
     [32, 48, 192, 384, 512]
 
     Args:
-        length: Tokens.
-        limit: The largest length there is; ``None`` for any.
+        length: Number of tokens.
+        limit: Largest length that the model accepts; ``None`` for no limit.
 
     Returns:
-        The length to pad to.
+        The rounded length: at most *limit*, unless *length* itself exceeds it.
     """
     if length <= _SHORTEST:
         rounded = _SHORTEST

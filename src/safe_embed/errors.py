@@ -1,17 +1,18 @@
 """The exceptions of safe_embed.
 
-Every leaf also inherits the builtin that sentence-transformers raises in the same place, so
-``except ValueError`` written for it keeps working::
+Each class also inherits the builtin exception that sentence-transformers raises in the same case,
+so that existing code such as ``except ValueError`` keeps working::
 
     SafeEmbedError
-    ├── ConfigError          (ValueError)    an argument or a setting cannot work
-    ├── InvalidTextError     (ValueError)    an input is no text: None, NaN, bytes, a lone surrogate
-    ├── TextTooLongError     (ValueError)    on_long="error", and texts do not fit
+    ├── ConfigError          (ValueError)    an argument or a setting is invalid
+    ├── InvalidTextError     (ValueError)    an input is not valid text: None, NaN, bytes, a lone
+    │                                        surrogate
+    ├── TextTooLongError     (ValueError)    on_long="error", and texts exceed the token budget
     ├── MissingExtraError    (ImportError)   an optional package is not installed
-    ├── ReloadError          (RuntimeError)  a model or tokenizer could not be rebuilt
-    └── WorkerError          (RuntimeError)  the encoder is closed, or its worker failed
+    ├── ReloadError          (RuntimeError)  a model or tokenizer could not be reloaded
+    └── WorkerError          (RuntimeError)  the encoder is closed, or its worker has failed
 
-A message says what was given, what is needed and what to type; it never holds the user's text.
+A message says what was given, what is needed and what to type. It never holds the user's text.
 Exceptions of sentence-transformers, transformers and torch pass through unwrapped.
 """
 
@@ -22,21 +23,22 @@ from typing import Any
 
 
 class SafeEmbedError(Exception):
-    """The root of all exceptions that safe_embed raises itself."""
+    """Base class of all exceptions that safe_embed raises itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled by what it holds, whatever its constructor takes."""
+        """Pickle ``args`` and the attributes; ``__init__`` is not called when they are restored."""
         return _restored, (type(self), self.args, dict(self.__dict__))
 
 
-def _restored(kind: type[SafeEmbedError], args: tuple[Any, ...], held: dict[str, Any]) -> Any:
+def _restored(kind: type[SafeEmbedError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    """Make an error from what ``__reduce__`` has stored."""
     error = kind.__new__(kind, *args)
-    error.__dict__.update(held)
+    error.__dict__.update(state)
     return error
 
 
 class ConfigError(SafeEmbedError, ValueError):
-    """An argument or a setting cannot work, whatever the texts are."""
+    """An argument or a setting is invalid, independent of the texts."""
 
 
 class InvalidTextError(SafeEmbedError, ValueError):
@@ -44,8 +46,8 @@ class InvalidTextError(SafeEmbedError, ValueError):
 
     Args:
         message: What is wrong and what to do.
-        index: Which input, counted from 0; ``None`` where the whole argument is meant.
-        position: Where in that input, in code points; ``None`` where the input is no string.
+        index: Index of the input, from 0; ``None`` if the whole argument is invalid.
+        position: Offset in that input, in code points; ``None`` if the input is not a string.
 
     Attributes:
         index: As given.
@@ -59,11 +61,11 @@ class InvalidTextError(SafeEmbedError, ValueError):
 
 
 class TextTooLongError(SafeEmbedError, ValueError):
-    """Texts do not fit what the model reads, and ``on_long="error"`` asked to be told.
+    """Texts exceed the token budget of the model, and ``on_long="error"`` is set.
 
     Args:
         message: What is wrong and what to do.
-        indices: Every input that does not fit, counted from 0.
+        indices: Indices of all inputs that are too long, from 0.
 
     Attributes:
         indices: As given.
@@ -75,10 +77,10 @@ class TextTooLongError(SafeEmbedError, ValueError):
 
 
 class MissingExtraError(SafeEmbedError, ImportError):
-    """A feature needs an optional package.
+    """A feature needs an optional package that is not installed.
 
     Args:
-        feature: What needs it.
+        feature: The feature, as the message names it.
         package: The name of the missing package.
         extra: The extra to install, as in ``pip install 'safe-embed[offline]'``.
 
@@ -97,7 +99,7 @@ class MissingExtraError(SafeEmbedError, ImportError):
 
 
 class ReloadError(SafeEmbedError, RuntimeError):
-    """A model or a tokenizer could not be rebuilt."""
+    """A model or a tokenizer could not be reloaded."""
 
 
 class WorkerError(SafeEmbedError, RuntimeError):
@@ -105,12 +107,13 @@ class WorkerError(SafeEmbedError, RuntimeError):
 
     Args:
         message: What is wrong and what to do.
-        indices: Every input that no process survived, counted from 0.
-        results: What the call has given for all others, in order, ``None`` for those inputs.
+        indices: Indices, from 0, of all inputs that ended every worker process that read them.
+        results: One result for each input of the call, in order: ``None`` at *indices*, the
+            computed result elsewhere. Empty if there are no results.
 
     Attributes:
         indices: As given.
-        results: As given; nothing was computed for nothing.
+        results: As given.
     """
 
     def __init__(

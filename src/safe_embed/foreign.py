@@ -1,11 +1,11 @@
-"""What is not ours in our errors: values of callers, and exceptions of their code.
+"""Write callers' values into messages, and convert control-flow exceptions of callers' code.
 
-A caller may pass a text where a name is wanted, or an object whose repr holds a text. So a message
-shows what cannot well be a text, and of all else the type and the length.
+A caller may pass a text where a name is needed, or an object whose repr holds a text. Messages show
+a value only if it is unlikely to be a text; of other values they show the type and the length.
 
-Code of a user's may raise what is no error but ends or cancels whoever calls: StopIteration ends
-the loop around encode without a word, GeneratorExit a generator, CancelledError a task that nobody
-has cancelled, SystemExit the thread that all callers share. Nobody but that code is to be ended.
+A callback may raise a control-flow exception, one that ends or cancels the code that calls it:
+StopIteration silently ends a loop around ``encode``, GeneratorExit a generator, CancelledError an
+asyncio task, SystemExit the thread that all callers share. These are converted to errors.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from safe_embed.errors import ConfigError, WorkerError
 
 T = TypeVar("T")
 
-# Names of prompts, arguments, devices: "query", "token_weighted", "cuda:0". Japanese words are
-# identifiers to Python too, but here they may be a text.
+# Names of prompts, arguments, devices: "query", "token_weighted", "cuda:0". ASCII only, because a
+# Japanese text without spaces is a valid Python identifier as well.
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,23}")
-# A few marks say nothing: "[", "*.*".
+# Up to 7 punctuation marks cannot be a text: "[", "*.*".
 _MARKS = re.compile(r"[!-/:-@\[-`{-~]{0,7}")
 _LARGEST_SHOWN = 10**20
 
@@ -34,26 +34,26 @@ def is_word(value: object) -> bool:
     """Tell whether a value is a short ASCII identifier, as names of settings are.
 
     Args:
-        value: Anything.
+        value: Any object.
 
     Returns:
-        Whether it can be shown; a single word of Latin letters that was meant as a text can, too.
+        Whether it is a string of at most 24 letters, digits and ``_ . : -`` without spaces.
     """
     return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def shown(value: object) -> str:
-    """Write a caller's value for a message that must not hold a text.
+    """Format a caller's value for a message that must not hold a text.
 
     >>> shown("query"), shown(None), shown(0.5), shown("今日は雨です。"), shown([1, 2])
     ("'query'", 'None', '0.5', '<str of 7 characters>', '<list of 2 items>')
 
     Args:
-        value: Anything; its own repr is never asked for.
+        value: Any object. Its ``__repr__`` is never called.
 
     Returns:
-        Short identifiers, a few marks, numbers, ``None`` and members of an enumeration as they are
-        written in code; type and length of all else.
+        Short identifiers, up to 7 punctuation marks, numbers, ``None`` and enumeration members as
+        they are written in code; the type and the length of any other value.
     """
     if value is None or isinstance(value, bool):
         return str(value)
@@ -71,32 +71,33 @@ def shown(value: object) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Write names, as of arguments, for a message.
+    """Format several values for a message.
 
     Args:
-        names: Of any kind.
+        names: Values, such as names of arguments.
 
     Returns:
-        Each as :func:`shown` writes it, with commas between them.
+        Each value as :func:`shown` formats it, separated by commas.
     """
     return ", ".join(map(shown, names))
 
 
 def called(who: str, function: Callable[..., T], /, *args: Any, here: bool = False) -> T:
-    """Call code of a user's; let out its errors, and nothing that would end or cancel its callers.
+    """Call a user's function. Errors pass through; control-flow exceptions become a ConfigError.
 
     Args:
-        who: Whose code it is, such as ``"The splitter"``.
-        function: The code.
-        *args: Its arguments.
-        here: Whether this is the user's own thread: what comes there by Ctrl-C or from a loop that
-            cancels a task is none of the code's.
+        who: The function as the message names it, such as ``"The splitter"``.
+        function: The user's function.
+        *args: Arguments of the function.
+        here: Whether this runs on the user's own thread, where Ctrl-C and the cancelling of a task
+            may interrupt the function: only StopIteration is converted then.
 
     Returns:
-        What it gives.
+        The result of the function.
 
     Raises:
-        ConfigError: If it raises what is no error.
+        ConfigError: If it raises StopIteration, GeneratorExit, CancelledError, SystemExit or
+            another exception that is not an error.
     """
     try:
         return function(*args)
@@ -107,79 +108,82 @@ def called(who: str, function: Callable[..., T], /, *args: Any, here: bool = Fal
 
 
 def is_stop(error: BaseException) -> bool:
-    """Tell whether an exception ends a loop, or was that before Python itself turned it into one.
+    """Tell whether an exception is a StopIteration or StopAsyncIteration.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        Whether it is a StopIteration or a StopAsyncIteration, or a generator's RuntimeError of it.
+        Whether it is one, or the RuntimeError that Python raises when a generator raises one.
     """
     return isinstance(_first(error), StopIteration | StopAsyncIteration)
 
 
 def deliverable(error: BaseException) -> BaseException:
-    """Give an exception that can be raised at a caller who waits for a result.
+    """Return the exception to raise in a caller that waits for a result.
 
     Args:
-        error: What code that was called has raised.
+        error: The exception that computing the result has raised.
 
     Returns:
-        The exception itself, unless it would end a loop or a generator of the caller's, or cancel
-        its task: then an error that is raised from it. What ends the program, or a test, is for the
-        caller to decide.
+        A WorkerError with *error* as its cause, if *error* is StopIteration, StopAsyncIteration,
+        GeneratorExit or a CancelledError; otherwise *error* itself, SystemExit included.
     """
     is_cancelled = any(kind.__name__ == "CancelledError" for kind in type(error).__mro__)
     if not (is_cancelled or is_stop(error) or isinstance(error, GeneratorExit)):
         return error
-    found = WorkerError(told("Code of the model, or that it calls,", error))
-    found.__cause__ = error
-    return found
+    converted = WorkerError(told("The model's code, or code that it calls,", error))
+    converted.__cause__ = error
+    return converted
 
 
 def told(who: str, error: BaseException) -> str:
-    """Say that code has raised what is no error.
+    """Write the message of the error that replaces a control-flow exception.
 
     Args:
-        who: Whose code it is.
-        error: What it has raised.
+        who: The code that raised it, as the message names it, such as ``"The splitter"``.
+        error: The exception.
 
     Returns:
-        The message of an error.
+        The message: names *who* and the type of the exception, and says what to do.
     """
     return (
-        f"{who} raised {type(_first(error)).__name__}, which is no error: it would end or cancel "
-        "what calls the encoder. Return, give next() a default, or raise a ValueError."
+        f"{who} raised {type(_first(error)).__name__}, which is not an error: it would end or "
+        "cancel the code that calls the encoder. Return a result, pass a default value to next(), "
+        "or raise an error such as ValueError."
     )
 
 
 def _is_error(error: BaseException) -> bool:
-    # That of concurrent.futures is an Exception, but asyncio takes it for its own.
+    """Whether an exception is an error, and not a control-flow exception."""
+    # concurrent.futures.CancelledError is an Exception, but asyncio treats it as a cancellation.
     return isinstance(error, Exception) and not (
         isinstance(error, CancelledError) or is_stop(error)
     )
 
 
 def _first(error: BaseException) -> BaseException:
-    """Give what a generator has raised where Python says that in a RuntimeError."""
+    """Return the cause of a RuntimeError, as of StopIteration in a generator; else *error*."""
     return error.__cause__ or error if type(error) is RuntimeError else error
 
 
 def _number(value: Real) -> str | None:
+    """Format a number; ``None`` if it cannot be converted, or is an integer from 10**20 on."""
     try:
         if not isinstance(value, Integral):
             return float.__repr__(float(value))
         number = index(value)
-    except Exception:  # noqa: BLE001 of a type of the caller's own
+    except Exception:  # noqa: BLE001 it may be a class of the caller's, which raises anything
         return None
-    # A longer one has no name in code either, and from 4,300 digits on Python writes none.
+    # From 4,300 digits on Python refuses to convert an integer to a string.
     return int.__repr__(number) if abs(number) < _LARGEST_SHOWN else None
 
 
 def _described(value: Any) -> str:
+    """Format the type of a value, and its length if it has one: ``<str of 7 characters>``."""
     try:
         size = len(value)
-    except Exception:  # noqa: BLE001 most have none; and it may be code of the caller's own
+    except Exception:  # noqa: BLE001 no length, or the caller's own __len__ raises anything
         return f"<{type(value).__name__}>"
     units = "character" if isinstance(value, str) else "item"
     return f"<{type(value).__name__} of {size} {units}{'' if size == 1 else 's'}>"

@@ -1,4 +1,4 @@
-"""The values that travel between the rooms, and the protocols users may implement."""
+"""Data types shared by all subpackages, and the protocols that users may implement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Span(NamedTuple):
-    """A half-open piece of a text, in code points: ``text[start:end]``."""
+    """A half-open range of a text, in code points: ``text[start:end]``."""
 
     start: int
     end: int
@@ -21,10 +21,10 @@ class Span(NamedTuple):
 
 @runtime_checkable
 class Splitter(Protocol):
-    """Says where a text may be cut.
+    """Decides where a text may be cut.
 
-    A splitter is a small value: it can be pickled, copied and used from any thread. An encoder cuts
-    inside no grapheme cluster: a span that ends inside one is extended to the cluster's end.
+    A splitter must be picklable, copyable and usable from any thread. An encoder never cuts inside
+    a grapheme cluster: it extends a span that ends inside one to the end of the cluster.
     """
 
     def split(self, text: str) -> Iterable[tuple[int, int]]:
@@ -33,39 +33,42 @@ class Splitter(Protocol):
         Invariant: ``"".join(text[s:e] for s, e in split(text)) == text``; no span is empty.
 
         Args:
-            text: Any string; the empty string gives no spans.
+            text: Any string; an empty string has no spans.
 
         Returns:
-            The spans in order; anything that gives ``(start, end)`` pairs will do, such as a list,
-            a generator or an array.
+            ``(start, end)`` pairs in code points, in order: any iterable, such as a list, a
+            generator or an array.
         """
         ...
 
 
 class Reader(Protocol):
-    """What chunking asks of a model's tokenizer and the prompt in front of every chunk."""
+    """The tokenizer interface that chunking needs: a model's tokenizer plus a fixed prompt."""
 
     @property
     def overhead_tokens(self) -> int:
-        """Tokens that every chunk has besides its text: special tokens and prompt."""
+        """Number of tokens that every chunk has in addition to its text: special tokens, prompt."""
         ...
 
     def count(self, pieces: Sequence[str]) -> Sequence[int]:
-        """Count the tokens of each piece by itself, without special tokens and prompt."""
+        """Return the number of tokens of each piece, without special tokens and prompt."""
         ...
 
     def encode(self, pieces: Sequence[str]) -> Sequence[Encoding]:
-        """Encode each piece exactly as the model will read it, and never truncate."""
+        """Return the encoding of prompt and piece for each piece, exactly as the model reads it.
+
+        Never truncates.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """A chunk as the model reads it.
+    """The token ids of one chunk, as the model reads it.
 
     Attributes:
         ids: Token ids with special tokens and prompt, int32, shape (n_tokens,).
-        type_ids: Segment ids of the same shape, or ``None`` where the model has none.
+        type_ids: Segment ids, int32, of the same shape; ``None`` if the model has none.
     """
 
     ids: NDArray[np.int32]
@@ -73,25 +76,25 @@ class Encoding:
 
     @classmethod
     def of(cls, ids: Sequence[int], type_ids: Sequence[int] | None = None) -> Encoding:
-        """Pack lists of ids.
+        """Make an encoding from lists of ids.
 
         Args:
             ids: Token ids.
-            type_ids: Segment ids of the same length, if the model has them.
+            type_ids: Segment ids of the same length; ``None`` if the model has none.
 
         Returns:
             The encoding.
         """
-        kinds = None if type_ids is None else np.asarray(type_ids, dtype=np.int32)
-        return cls(np.asarray(ids, dtype=np.int32), kinds)
+        segments = None if type_ids is None else np.asarray(type_ids, dtype=np.int32)
+        return cls(np.asarray(ids, dtype=np.int32), segments)
 
     def __len__(self) -> int:
-        """Count the tokens the model is given."""
+        """Number of tokens, special tokens and prompt included."""
         return len(self.ids)
 
 
 class Chunk(NamedTuple):
-    """A piece of a text together with its encoding, whose length is its number of tokens."""
+    """A span of a text and its encoding; ``len(chunk.encoding)`` is its number of tokens."""
 
     span: Span
     encoding: Encoding
@@ -99,12 +102,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChunkedInput:
-    """A text cut into chunks, on its way to the model.
+    """A text cut into encoded chunks: the input of the model.
 
     Attributes:
-        chunks: At least one; their spans tile the text.
-        is_long: Whether the text does not fit the budget as a whole.
-        cut_clusters: The ends of chunks that lie inside a grapheme cluster of the text.
+        chunks: One or more; their spans cover the text without gaps or overlaps. With
+            truncation only one, which may cover only the beginning of the text.
+        is_long: Whether the whole text exceeds the token budget of one chunk.
+        cut_clusters: Ends of chunks, in code points, that lie inside a grapheme cluster.
     """
 
     chunks: tuple[Chunk, ...]
@@ -114,14 +118,14 @@ class ChunkedInput:
 
 @dataclass(frozen=True, slots=True)
 class TextPlan:
-    """What would happen to a text, at no model cost.
+    """How an encoder would cut a text, computed without running the model.
 
     Attributes:
-        spans: The chunks as ``(start, end)`` in code points. They tile the text, except that with
-            ``on_long="truncate"`` the one span ends where the model stops reading.
-        token_counts: Tokens of each chunk, with special tokens and prompt.
-        is_long: Whether the text does not fit the budget as a whole.
-        cut_clusters: The ends of spans that lie inside a grapheme cluster of the text: the cluster
+        spans: The chunks as ``(start, end)`` in code points. They cover the text without gaps or
+            overlaps; with ``on_long="truncate"`` the only span ends where the model stops reading.
+        token_counts: Number of tokens of each chunk, with special tokens and prompt.
+        is_long: Whether the whole text exceeds the token budget of one chunk.
+        cut_clusters: Ends of spans, in code points, that lie inside a grapheme cluster: the cluster
             alone exceeds the budget, or the model stops reading there (``on_long="truncate"``).
     """
 
@@ -133,13 +137,13 @@ class TextPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkedText:
-    """A text as its chunks: for search, where the best chunk beats any single vector.
+    """The embeddings of the chunks of one text, for search by chunk.
 
     Attributes:
         spans: The chunks as ``(start, end)`` in code points, in order.
-        token_counts: Tokens of each chunk, with special tokens and prompt.
+        token_counts: Number of tokens of each chunk, with special tokens and prompt.
         vectors: Chunk embeddings, float32, shape (n_chunks, dimension).
-        is_long: Whether the text does not fit the budget as a whole.
+        is_long: Whether the whole text exceeds the token budget of one chunk.
         cut_clusters: As for :class:`TextPlan`.
     """
 
@@ -151,7 +155,7 @@ class ChunkedText:
     cut_clusters: tuple[int, ...] = ()
 
     def pooled(self) -> FloatArray:
-        """Give the vector of the whole text, as ``encode`` with the same arguments does.
+        """Return the embedding of the whole text, as ``encode`` with the same arguments does.
 
         Returns:
             The text embedding, float32, shape (dimension,).

@@ -1,1 +1,1 @@
-"""Measure memory, decide by policy, give it back."""
+"""Measure memory, decide by policy when to release it, and release it."""

@@ -1,4 +1,4 @@
-"""Policies joined with ``|`` and ``&``."""
+"""Combinators of policies: ``|`` (any of them acts) and ``&`` (all of them must act)."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from safe_embed.memory.types import Reason, ReloadPolicy, Usage
 
 
 def is_policy(value: object) -> TypeGuard[ReloadPolicy]:
-    """Tell whether something is a policy: a value, not its class.
+    """Tell whether a value is a policy instance.
 
     Args:
-        value: Anything.
+        value: Any object.
 
     Returns:
-        Whether it can be asked for a reason.
+        Whether it has a method ``reason`` and is not a class.
     """
     return isinstance(value, ReloadPolicy) and not isinstance(value, type)
 
 
 def printed(policy: object) -> str:
-    """Write a policy for a message or a repr.
+    """Format a policy for a message or a repr.
 
     Args:
         policy: Any policy.
 
     Returns:
-        What makes it again, if it is of this package; the type of a user's own, whose repr may hold
-        anything.
+        The expression that makes it, for a policy of this package; for a user's own class, whose
+        repr may hold a text, the type only.
     """
     return repr(policy) if type(policy).__module__.startswith("safe_embed.") else shown(policy)
 
 
 class Joinable:
-    """Can be joined with other policies, a user's own among them."""
+    """Base class of policies: adds ``|`` and ``&`` with any policy, a user's own included."""
 
     __slots__ = ()
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at what was used.
+        """Decide whether something must be done now.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            Why something must be done, or ``None``.
+            What must be done and why; ``None`` if nothing.
         """
         raise NotImplementedError
 
@@ -67,93 +67,100 @@ class Joinable:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Joint(Joinable):
+    """A combinator of one or more policies; raises ConfigError for none, or for other values."""
+
     policies: tuple[ReloadPolicy, ...]
 
     def __post_init__(self) -> None:
         given = tuple(self.policies)
-        if not given or not all(is_policy(one) for one in given):
+        if not given or not all(is_policy(policy) for policy in given):
             msg = f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more."
             raise ConfigError(msg)
         object.__setattr__(self, "policies", tuple(self._flatten(given)))
 
     def _flatten(self, policies: Iterable[ReloadPolicy]) -> Iterator[ReloadPolicy]:
-        for one in policies:
-            yield from one.policies if isinstance(one, type(self)) else (one,)
+        """Replace each combinator of the same class by the policies inside it."""
+        for policy in policies:
+            yield from policy.policies if isinstance(policy, type(self)) else (policy,)
 
 
 class AnyOf(_Joint):
-    """Acts when one of the policies does; ``a | b`` makes it.
+    """Acts when at least one of the policies does; same as ``a | b``.
 
-    Of several reasons it gives the one whose remedy does most for the others: that which may climb
-    highest; of equals a rung, which is certain to be taken, before a bound; then the lowest bound;
-    then the first. A trim never hides the need of a reload, and whatever is still wrong after it is
-    told when asked again.
+    Of several reasons it returns the one with the highest rung, whose remedy covers the others. If
+    several allow the same rung, a single rung goes before a bound, the lower bound before the
+    higher, and the earlier policy before the later. A trim never replaces a reload that is needed.
 
     Args:
-        policies: One or more; those inside another AnyOf are taken out of it.
+        policies: One or more policies. A nested AnyOf is flattened.
     """
 
     __slots__ = ()
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Ask all policies.
+        """Evaluate all policies.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            The strongest reason, or ``None`` if no policy has one.
+            The strongest reason of the policies; ``None`` if none of them acts.
         """
-        reasons = [found for one in self.policies if (found := one.reason(usage)) is not None]
-        return min(reasons, key=_weakness, default=None)
+        reasons = [policy.reason(usage) for policy in self.policies]
+        acting = [reason for reason in reasons if reason is not None]
+        return min(acting, key=_weakness, default=None)
 
     def __repr__(self) -> str:
         return " | ".join(map(printed, self.policies))
 
 
 def _weakness(reason: Reason) -> tuple[int, bool, int]:
-    climbs_to = reason.at_most if reason.rung is None else reason.rung
-    return -climbs_to, reason.rung is None, reason.bound_bytes or 0
+    """Sort key: the strongest reason has the smallest."""
+    highest = reason.at_most if reason.rung is None else reason.rung
+    return -highest, reason.rung is None, reason.bound_bytes or 0
 
 
 class AllOf(_Joint):
-    """Acts when all of the policies do; ``a & b`` makes it.
+    """Acts when all of the policies do; same as ``a & b``.
 
-    The reasons become one: texts joined, the lowest bound, the lowest ``at_most``. A rung, the
-    highest, is left only where no policy has a bound: after an hour *and* grown means to give back
-    what has grown, as cheaply as it can be done.
+    It merges the reasons: texts joined with ``"; "``, the lowest bound, the lowest ``at_most``. If
+    any policy has a bound, single rungs are ignored: ``EverySeconds(3600) & MemoryGrowth(2**26)``
+    releases the growth in the cheapest way. Otherwise the highest rung counts, up to ``at_most``.
 
     Args:
-        policies: One or more; those inside another AllOf are taken out of it.
+        policies: One or more policies. A nested AllOf is flattened.
     """
 
     __slots__ = ()
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Ask the policies until one has no reason.
+        """Evaluate the policies in order, until one does not act.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            All reasons in one, or ``None`` if a policy has none.
+            The merged reason; ``None`` if a policy does not act.
         """
         reasons: list[Reason] = []
-        for one in self.policies:
-            found = one.reason(usage)
-            if found is None:
+        for policy in self.policies:
+            reason = policy.reason(usage)
+            if reason is None:
                 return None
-            reasons.append(found)
-        at_most = min(found.at_most for found in reasons)
-        bounds = [found.bound_bytes for found in reasons if found.bound_bytes is not None]
-        rungs = [found.rung for found in reasons if found.rung is not None]
+            reasons.append(reason)
+        at_most = min(reason.at_most for reason in reasons)
+        bounds = [reason.bound_bytes for reason in reasons if reason.bound_bytes is not None]
+        rungs = [reason.rung for reason in reasons if reason.rung is not None]
         return Reason(
-            "; ".join(found.text for found in reasons),
+            "; ".join(reason.text for reason in reasons),
             bound_bytes=min(bounds, default=None),
             rung=min(max(rungs), at_most) if rungs and not bounds else None,
             at_most=at_most,
         )
 
     def __repr__(self) -> str:
-        told = (f"({one!r})" if isinstance(one, AnyOf) else printed(one) for one in self.policies)
-        return " & ".join(told)
+        parts = (
+            f"({policy!r})" if isinstance(policy, AnyOf) else printed(policy)
+            for policy in self.policies
+        )
+        return " & ".join(parts)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from safe_embed.memory.types import Rung, Usage
 
-# What a process must have grown by for the same remedy to be worth its price again within the
-# cool-down, as shares of what it held and of what is allowed: no reload every few calls for little.
+# Within the cool-down the same remedy is repeated only if memory has grown again by one of these: a
+# share of what the process held after the remedy, or a share of the memory that is allowed.
 _REGROWN_OF_HELD = 0.1
 _REGROWN_OF_ALLOWED = 0.25
 
@@ -27,17 +27,17 @@ class CoolDown:
     allowed_bytes: int | None
 
     def holds(self, usage: Usage, bound_bytes: int) -> bool:
-        """Tell whether the policy must keep silent.
+        """Tell whether the policy must stay silent: its remedy was taken within the cool-down.
 
-        Near a limit a policy that may take every rung never waits: the system ends a process that
-        is over it.
+        Near a limit a policy that may take every rung has no cool-down: the system kills a process
+        that exceeds it.
 
         Args:
-            usage: What was done and is held.
-            bound_bytes: What the policy would ask for.
+            usage: What was done, and what the process holds.
+            bound_bytes: The bound that the policy would ask for.
 
         Returns:
-            Whether what it may do could do no more than what was done a moment ago.
+            Whether its remedies could do no more than what was just done.
         """
         if self.at_most == Rung.TRIM:
             return self._includes(usage.seconds_since_remedy)
@@ -45,23 +45,23 @@ class CoolDown:
         if usage.sample.is_near_limit and highest == usage.highest_rung:
             return False
         for rung, missed in usage.missed.items():
-            is_as_low = bound_bytes < missed.held_bytes
-            if rung >= highest and is_as_low and self._includes(missed.seconds):
+            would_miss = bound_bytes < missed.held_bytes
+            if rung >= highest and would_miss and self._includes(missed.seconds):
                 return True
-        as_much_was_done = usage.renewal_rung >= highest
+        was_as_high = usage.renewal_rung >= highest
         is_recent = self._includes(usage.seconds_since_renewal)
-        return as_much_was_done and is_recent and not self._has_regrown(usage)
+        return was_as_high and is_recent and not self._has_regrown(usage)
 
     def _includes(self, seconds: float | None) -> bool:
-        """Whether something was done, and that less than the cool-down ago."""
+        """Whether *seconds* is a time within the cool-down; ``None`` means never."""
         return seconds is not None and seconds < self.seconds
 
     def _has_regrown(self, usage: Usage) -> bool:
-        """Whether there is much to give back again since the last remedy above a trim."""
-        held, then = usage.sample.held_bytes, usage.held_after_renewal_bytes
-        if held is None or then is None:
+        """Whether memory has grown enough since the last rung above ``TRIM`` to take it again."""
+        held, held_before = usage.sample.held_bytes, usage.held_after_renewal_bytes
+        if held is None or held_before is None:
             return False
-        enough = then * _REGROWN_OF_HELD
+        enough = held_before * _REGROWN_OF_HELD
         if self.allowed_bytes is not None:
             enough = min(enough, self.allowed_bytes * _REGROWN_OF_ALLOWED)
-        return held - then >= enough
+        return held - held_before >= enough

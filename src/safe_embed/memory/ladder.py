@@ -1,7 +1,7 @@
 """The ladder of remedies, climbed towards a bound.
 
-One rung after the other, cheapest first; it remembers how far it had to go. It knows no model: the
-higher rungs are given to it.
+One rung after the other, cheapest first; the ladder remembers how far it had to go. It knows no
+model: the higher rungs are passed to it.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ logger = logging.getLogger("safe_embed")
 Remedy = Callable[[], Iterator[None] | None]
 
 
-# A trim may take one part in a hundred of the time.
+# After a trim, wait 100 times as long as it took: trims take at most 1 % of the time.
 _COST_FACTOR = 100
 
 
-# A failed rung is tried again after half a minute, then ever more rarely, at last once an hour.
+# A failed rung is retried after 30 s; the wait doubles after each further failure, up to an hour.
 _FIRST_RETRY_SECONDS = 30.0
 
 
 _LAST_RETRY_SECONDS = 3600.0
 
 
-_MOST_DOUBLINGS = 10  # and no more: 2 ** 1024 is no float
+_MOST_DOUBLINGS = 10  # so that 2 ** doublings never overflows a float
 
 
-# After each miss in a row the process must have grown by more before the next: 10, 20, 40 %. Near a
-# limit it is 10 % each time.
+# After each consecutive miss the process must have grown by more before the next climb: by 10, 20,
+# 40 %. Near a limit it is 10 % each time.
 _MOST_MARGIN_DOUBLINGS = 2
 
 
-# How much a process must grow beyond what a trim could reach before it is trimmed again.
+# Growth, since a trim missed its bound, from which on the process is trimmed again.
 _TRIM_MARGIN_BYTES = 4 * 2**20
 
 
 class BelowNeed(NamedTuple):
-    """A bound that a new process does not keep is reported once, and known to all later ones.
+    """A record that even a new worker process exceeds the bound; later processes inherit it.
 
     Attributes:
-        floor_bytes: What such a process held.
-        times: How often in a row processes were replaced for such a bound.
+        floor_bytes: Memory that such a process held.
+        times: Number of consecutive processes that were replaced for such a bound.
     """
 
     floor_bytes: int
@@ -56,15 +56,15 @@ class BelowNeed(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """A climb that took every rung it was allowed, and did not get under its bound.
+    """A climb that took every allowed rung and still exceeded its bound.
 
     Attributes:
         bound_bytes: The bound.
-        held_bytes: What the process held when the climb ended.
-        floor_bytes: What the process holds at least, as far as is known.
-        seconds: When the climb ended, on the ladder's clock.
-        times: How often in a row.
-        is_cured: Whether a rung above those of the climb helped since.
+        held_bytes: Memory that the process held when the climb ended.
+        floor_bytes: The least memory that the process is known to reach with the allowed rungs.
+        seconds: Time when the climb ended, on the ladder's clock.
+        times: Number of consecutive misses.
+        is_cured: Whether a rung above the allowed ones has reached the bound since.
     """
 
     bound_bytes: int
@@ -76,14 +76,14 @@ class Miss(NamedTuple):
 
 
 class Ladder:
-    """Climbs from remedy to remedy until a bound is kept.
+    """Takes rungs, cheapest first, until a memory bound is kept.
 
     Args:
-        remedies: What to do at each rung. One that must wait for something is a generator, and is
-            driven on while it waits.
-        measure: Takes a fresh sample.
-        tell: Is told of every step.
-        clock: Seconds; for tests.
+        remedies: The function of each available rung. It may return an iterator that yields while
+            it waits, and ends when it is done.
+        measure: Takes a new memory sample.
+        tell: Receives an event for every rung that was taken, and for every bound that was missed.
+        clock: Returns the time in seconds; tests replace it.
     """
 
     def __init__(
@@ -97,19 +97,19 @@ class Ladder:
         self._measure = measure
         self._tell = tell
         self._clock = clock
-        # By the highest rung of a reason: which rung worked, and which bound was missed.
+        # By ``Reason.at_most``: the rung that reached the bound last, and the last bound missed.
         self._learned: dict[Rung, Rung] = {}
         self._misses: dict[Rung, Miss] = {}
         self._failures: dict[Rung, int] = {}
         self._not_before: dict[Rung, float] = {}
 
     def climb(self, reason: Reason, seen: MemorySample | None = None) -> Iterator[None]:
-        """Do what *reason* asks for, and report each step; pause while a rung waits.
+        """Take rungs until the bound of *reason* is kept, or its single rung; report each.
 
-        A rung that fails is reported and tried again later, with back-off; the climb goes on. A
-        bound that the highest rung does not reach is reported once, and obeyed again only when
-        the process has grown further, or a rung that failed may be tried again. *seen* is the
-        sample that gave the reason; without it one is taken.
+        Yields while a rung waits. A rung that fails is reported, and retried later with back-off;
+        the climb goes on. A bound that no rung reaches is reported once, and ignored until the
+        process has grown further, or a failed rung may be retried. *seen* is the sample on which
+        the reason is based; ``None`` takes one.
         """
         rungs = self._route(reason)
         if not rungs or self.is_hopeless(reason, seen or self._measure()):
@@ -125,30 +125,31 @@ class Ladder:
             self.miss(reason, sample, max(rungs))
 
     def learn(self, rung: Rung) -> None:
-        """Take it as known that this rung helps, and cheaper ones but for the trim do not."""
+        """In climbs with ``at_most=rung``, take *rung* right after the trim, before the others."""
         self._learned[rung] = rung
 
     def miss(self, reason: Reason, sample: MemorySample, rung: Rung) -> None:
-        """Note, and report, that nothing up to *rung* leads below the bound of *reason*."""
+        """Record and report that the rungs up to *rung* do not reach the bound of *reason*."""
         held, at_most = sample.held_bytes, reason.at_most
         if held is None or reason.bound_bytes is None:
             return
-        before = self._misses.get(at_most)
-        times = 1 if before is None or before.is_cured else before.times + 1
+        earlier = self._misses.get(at_most)
+        times = 1 if earlier is None or earlier.is_cured else earlier.times + 1
         self._misses[at_most] = Miss(reason.bound_bytes, held, held, self._clock(), times)
         if at_most > Rung.TRIM:
             self._tell(Event("unreached", reason.text, rung, sample, sample, 0.0))
 
     def expect_miss(self, at_most: Rung, floor_bytes: int, times: int) -> None:
-        """Take it as known that no rung up to *at_most* leads below a floor."""
+        """Record, without a report, that no rung up to *at_most* gets below *floor_bytes*."""
         self._misses[at_most] = Miss(0, floor_bytes, floor_bytes, -math.inf, times)
 
     def look(self, sample: MemorySample, *, need_bytes: float = 0) -> None:
-        """Take note of what is held between two climbs.
+        """Update the recorded misses by a sample taken between two climbs.
 
-        Less than a floor: the floor falls. Much less than when a bound was missed, though nothing
-        was done about it: it was missed for something that is gone, and is obeyed again at once.
-        A new model takes back what it needs to work, *need_bytes*: floors rise up to that.
+        Less memory than a floor lowers the floor. If the process holds 10 % less than when a bound
+        was missed, or keeps the bound, the cause is gone: the miss is deleted. A new model needs
+        *need_bytes* in use, so that the floors of ``Rung.MODEL`` and above are at least that, or
+        what is held now if that is less.
         """
         held = sample.held_bytes
         if held is None:
@@ -165,7 +166,7 @@ class Ladder:
 
     @property
     def missed(self) -> dict[Rung, Missed]:
-        """Highest rung that was allowed -> when such a climb missed its bound."""
+        """``Reason.at_most`` -> the last climb with it that missed its bound."""
         now = self._clock()
         return {
             at_most: Missed(now - miss.seconds, miss.held_bytes)
@@ -174,7 +175,7 @@ class Ladder:
 
     @property
     def highest_rung(self) -> Rung:
-        """The highest rung that there is."""
+        """The highest available rung; ``Rung.TRIM`` if there are no remedies."""
         return max(self._remedies, default=Rung.TRIM)
 
     def take(
@@ -184,10 +185,11 @@ class Ladder:
         before: MemorySample | None = None,
         remedy: Remedy | None = None,
     ) -> Generator[None, None, tuple[MemorySample, BaseException | None]]:
-        """Take one rung now, even if it failed a moment ago, and report it.
+        """Take one rung now, regardless of back-off, and report it. Yields while it waits.
 
-        *text* says why, *before* is a sample just taken, if there is one, and *remedy* what to do
-        instead of the usual. Gives a sample taken after it, and what made it fail, if anything.
+        *text* is the reason for the event, *before* a recent sample (``None`` takes one), *remedy*
+        a function to call instead of the rung's own. Returns a sample taken afterwards, and the
+        exception if the rung failed, else ``None``. KeyboardInterrupt and the like pass through.
         """
         before = before or self._measure()
         started = self._clock()
@@ -196,9 +198,9 @@ class Ladder:
             waiting = (remedy or self._remedies[rung])()
             if waiting is not None:
                 yield from waiting
-        except (Exception, SystemExit) as raised:  # a loader is code of the user's own
-            logger.debug("the failed rung", exc_info=True)
-            error = raised.with_traceback(None)  # its frames hold the model that was refused
+        except (Exception, SystemExit) as raised:  # a user's loader may raise anything
+            logger.debug("rung %s failed", rung.name, exc_info=True)
+            error = raised.with_traceback(None)  # its frames hold the rejected model
         seconds = self._clock() - started
         self._schedule(rung, seconds, failed=error is not None)
         after = self._measure()
@@ -210,7 +212,7 @@ class Ladder:
         return after, error
 
     def _route(self, reason: Reason) -> list[Rung]:
-        """List the rungs to take: cheapest first; those that did not help last time come last."""
+        """Return the rungs to take, in order: cheapest first; those that missed last time last."""
         now = self._clock()
         open_rungs = [
             rung for rung in sorted(self._remedies) if now >= self._not_before.get(rung, now)
@@ -218,13 +220,13 @@ class Ladder:
         if reason.rung is not None:
             return [rung for rung in open_rungs if rung == reason.rung]
         learned = self._learned.get(reason.at_most, Rung.TRIM)
-        if learned not in open_rungs:  # what helped last time cannot now
+        if learned not in open_rungs:  # the rung that helped last time is not available now
             learned = Rung.TRIM
         allowed = [rung for rung in open_rungs if rung <= reason.at_most]
         return sorted(allowed, key=lambda rung: (Rung.TRIM < rung < learned, rung))
 
     def _schedule(self, rung: Rung, seconds: float, *, failed: bool) -> None:
-        """Say when a rung may be taken next."""
+        """Set the time from which on a climb may take a rung again."""
         self._failures[rung] = self._failures.get(rung, 0) + 1 if failed else 0
         if failed:
             doublings = min(self._failures[rung] - 1, _MOST_DOUBLINGS)
@@ -234,7 +236,7 @@ class Ladder:
         self._not_before[rung] = self._clock() + wait
 
     def is_hopeless(self, reason: Reason, sample: MemorySample) -> bool:
-        """Whether this bound was out of reach, and the process has hardly grown since."""
+        """Whether this bound or a higher one was missed, and the process has hardly grown since."""
         miss = self._misses.get(reason.at_most)
         if reason.bound_bytes is None or miss is None or sample.held_bytes is None:
             return False
@@ -248,12 +250,12 @@ class Ladder:
         return sample.held_bytes <= miss.floor_bytes + margin
 
     def _reach(self, at_most: Rung, rung: Rung) -> None:
-        """Remember which rung led below a bound."""
+        """Record that *rung* reached a bound, and delete the miss of *at_most*."""
         self._learned[at_most] = rung
         self._misses.pop(at_most, None)
 
     def _lower_floors(self, sample: MemorySample, rung: Rung) -> None:
-        """Forget that less could not be had, where less is held after *rung*."""
+        """Lower the floors to what *sample* holds; mark the misses that *rung* has cured."""
         held = sample.held_bytes
         if held is None:
             return
@@ -263,7 +265,7 @@ class Ladder:
             self._misses[at_most] = miss._replace(floor_bytes=floor, is_cured=is_cured)
 
     def _may_retry(self, at_most: Rung) -> bool:
-        """Whether a rung that failed, and might have reached the bound, has waited long enough."""
+        """Whether the back-off of a failed rung up to *at_most* is over."""
         now = self._clock()
         return any(
             failures and rung <= at_most and now >= self._not_before[rung]
@@ -272,14 +274,14 @@ class Ladder:
 
 
 def is_kept(reason: Reason, sample: MemorySample) -> bool:
-    """Tell whether the bound of a reason is kept.
+    """Tell whether a process keeps the bound of a reason.
 
     Args:
-        reason: The reason; without a bound there is nothing to keep.
-        sample: What the process holds; without a figure nothing can be said against it.
+        reason: The reason.
+        sample: A measurement of the process.
 
     Returns:
-        Whether it is.
+        Whether ``sample.held_bytes`` is at most the bound; ``True`` if either is ``None``.
     """
     if reason.bound_bytes is None or sample.held_bytes is None:
         return True

@@ -1,4 +1,4 @@
-"""What bounds the memory of the process: control groups and RLIMIT_AS; parsers are pure."""
+"""Memory limits of this process: control groups (cgroups) and RLIMIT_AS."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from typing import Literal, NamedTuple
 _CGROUP_MOUNT = re.compile(
     r"^\d+ \d+ \S+ (\S+) (\S+) .*?- (cgroup2?) \S+ (\S+)$", re.MULTILINE | re.ASCII
 )
-# No limit is 2**63 less one page in cgroup v1, and a page has 4 to 64 KiB.
+# cgroup v1 writes "no limit" as 2**63 minus one page of 4 to 64 KiB.
 _NO_LIMIT_BYTES = 2**60
+# The same work may take up to this factor more memory the second time.
 _HEADROOM = 1.2
 
 
 class Limit(NamedTuple):
-    """A bound on memory, and what counts against it."""
+    """A memory limit and the memory that counts against it, in bytes."""
 
     limit_bytes: int
     limit_used_bytes: int
 
     @property
     def room_bytes(self) -> int:
-        """What is left; negative if more is used than allowed."""
+        """``limit_bytes - limit_used_bytes``; negative if the limit is exceeded."""
         return self.limit_bytes - self.limit_used_bytes
 
 
 class _Files(NamedTuple):
-    """How a version of cgroup names the same things."""
+    """File names of a cgroup version, and the fields of ``memory.stat`` that are reclaimable."""
 
     limit: str
     used: str
     reclaimable: tuple[str, ...]
 
 
-# Reclaimable is all page cache on the kernel's lists, weights that are read often among it; not
-# tmpfs, which is listed as anonymous. v1 has totals of their own for a group with all below it.
+# Reclaimable: all page cache on the kernel's LRU lists, mapped weights included; not tmpfs, which
+# counts as anonymous. In v1 the fields "total_*" include the child groups.
 # Source: the kernel's admin-guide/cgroup-v2, "memory.stat", and cgroup-v1/memory, section 5.2.
 _FILES = {
     1: _Files(
@@ -51,20 +52,21 @@ _FILES = {
 
 
 class Cgroups(NamedTuple):
-    """The control groups that bound the process, its own first."""
+    """The folders of the control groups that limit the process, its own group first."""
 
     version: Literal[1, 2]
     folders: tuple[Path, ...]
 
 
 def parse_membership(text: str) -> tuple[Literal[1, 2], PurePosixPath] | None:
-    """Find the group that bounds memory in ``/proc/self/cgroup``.
+    """Parse ``/proc/self/cgroup`` for the group that limits memory.
 
     Args:
-        text: The file.
+        text: Content of the file.
 
     Returns:
-        Version and path of the group; version 1 where it still has the memory controller.
+        Version and path of the group: version 1 if a v1 hierarchy has the memory controller, else
+        version 2. ``None`` if there is no group.
     """
     lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") > 1]
     for _, controllers, path in lines:
@@ -77,33 +79,33 @@ def parse_membership(text: str) -> tuple[Literal[1, 2], PurePosixPath] | None:
 
 
 def find_cgroups(membership: str, mounts: str) -> Cgroups | None:
-    """Find the folders of the process's group and of those above it.
+    """Find the folders of the process's control group and of its parent groups.
 
     Args:
-        membership: ``/proc/self/cgroup``.
-        mounts: ``/proc/self/mountinfo``.
+        membership: Content of ``/proc/self/cgroup``.
+        mounts: Content of ``/proc/self/mountinfo``.
 
     Returns:
-        The folders from the group up to the mount point, whether they exist or not; in a container
-        the mount point often *is* the group. ``None`` without a control group.
+        The folders from the group up to the mount point, which need not exist; in a container the
+        mount point often *is* the group. ``None`` if there is no control group for memory.
     """
-    found = parse_membership(membership)
-    if found is None:
+    group = parse_membership(membership)
+    if group is None:
         return None
-    version, path = found
+    version, path = group
     fitting = sorted(_mounts(mounts, version), key=lambda mount: not path.is_relative_to(mount[0]))
     if not fitting:
         return None
     root, point = fitting[0]
-    # "/../x" is a group outside of what the container sees; the mount point bounds it too.
+    # "/../x" is a group that the container cannot see; the mount point limits it as well.
     inside = path.is_relative_to(root) and ".." not in path.parts
     folder = Path(point, path.relative_to(root) if inside else "")
-    above = [one for one in folder.parents if one.is_relative_to(point)]
-    return Cgroups(version, (folder, *above))
+    parents = [parent for parent in folder.parents if parent.is_relative_to(point)]
+    return Cgroups(version, (folder, *parents))
 
 
 def _mounts(text: str, version: Literal[1, 2]) -> Iterator[tuple[str, str]]:
-    """Yield root and mount point wherever a system of control groups for memory is mounted."""
+    """Yield (root, mount point) of each mounted memory hierarchy of a cgroup version."""
     for root, point, kind, options in _CGROUP_MOUNT.findall(text):
         mounted = 2 if kind == "cgroup2" else 1 if "memory" in options.split(",") else None
         if mounted == version:
@@ -116,39 +118,39 @@ def _unescape(path: str) -> str:
 
 
 def parse_limit(text: str) -> int | None:
-    """Read a control group's limit.
+    """Parse the limit of a control group, from ``memory.max`` or ``memory.limit_in_bytes``.
 
     Args:
-        text: The file.
+        text: Content of the file.
 
     Returns:
-        The limit in bytes, or ``None`` if there is none.
+        The limit in bytes; ``None`` if there is no limit.
     """
     number = int(text) if text.strip().isdecimal() else _NO_LIMIT_BYTES
     return None if number >= _NO_LIMIT_BYTES else number
 
 
 def parse_stat(text: str) -> dict[str, int]:
-    """Read ``memory.stat``.
+    """Parse ``memory.stat`` of a control group.
 
     Args:
-        text: The file.
+        text: Content of the file.
 
     Returns:
-        Name -> bytes, or a count of events.
+        Field name -> bytes, or number of events.
     """
     return {name: int(number) for name, number in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
 
 
 def read_cgroup(folder: Path, version: Literal[1, 2]) -> Limit | None:
-    """Read the limit of one control group, and what counts against it: no page cache.
+    """Read the memory limit of one control group and its memory use without page cache.
 
     Args:
-        folder: The group.
-        version: Version of its control group system.
+        folder: Folder of the group.
+        version: The cgroup version.
 
     Returns:
-        The limit, or ``None`` if there is none.
+        Limit and use; ``None`` if the group has no limit, or its files cannot be read.
     """
     files = _FILES[version]
     limit = parse_limit(read_file(folder / files.limit) or "")
@@ -157,7 +159,7 @@ def read_cgroup(folder: Path, version: Literal[1, 2]) -> Limit | None:
         return None
     stat = parse_stat(read_file(folder / "memory.stat") or "")
     cache = sum(stat.get(name, 0) for name in files.reclaimable)
-    # The parts are counted a moment later than the whole.
+    # memory.stat is read later than the total, so that the difference may be negative.
     return Limit(limit, max(0, int(used) - cache))
 
 
@@ -165,36 +167,36 @@ def tightest(*limits: Limit | None) -> Limit | None:
     """Choose the limit with the least room.
 
     Args:
-        *limits: Limits, or ``None`` for each that does not exist, or that the system does not tell.
+        *limits: Limits; ``None`` for a limit that does not exist or is not available.
 
     Returns:
-        The one that is reached first; ``None`` if there is none.
+        The limit with the smallest ``room_bytes``; ``None`` if there is no limit.
     """
-    there = [limit for limit in limits if limit is not None]
-    return min(there, key=lambda limit: limit.room_bytes, default=None)
+    known = [limit for limit in limits if limit is not None]
+    return min(known, key=lambda limit: limit.room_bytes, default=None)
 
 
 def fits(needed_bytes: int, room_bytes: int | None) -> bool:
-    """Tell whether there is room for one more of what is there already.
+    """Tell whether memory is left for one more copy of something, such as a loaded model.
 
     Args:
-        needed_bytes: What the first one was seen to take.
-        room_bytes: What is left; ``None`` if nobody knows, and nothing bounds it.
+        needed_bytes: Memory that the first copy was measured to take.
+        room_bytes: Memory that is left; ``None`` if there is no known limit.
 
     Returns:
-        Whether more is left than a fifth above that: the second one never takes just as much.
+        Whether *room_bytes* exceeds 120 % of *needed_bytes*, or there is no known limit.
     """
     return room_bytes is None or room_bytes > _HEADROOM * needed_bytes
 
 
 def address_space_limit(used_bytes: int | None) -> Limit | None:
-    """Read RLIMIT_AS, which bounds addresses: mapped weights count, touched or not.
+    """Read RLIMIT_AS, the limit of the virtual address space; all of a mapped file counts.
 
     Args:
-        used_bytes: VmSize, or ``None`` if not to be had.
+        used_bytes: Virtual memory size of the process (VmSize); ``None`` if not available.
 
     Returns:
-        The limit, or ``None`` if there is none.
+        Limit and use; ``None`` if there is no limit, or *used_bytes* is ``None``.
     """
     try:
         import resource
@@ -207,13 +209,13 @@ def address_space_limit(used_bytes: int | None) -> Limit | None:
 
 
 def read_file(path: Path) -> str | None:
-    """Read a small file of the kernel.
+    """Read a small file, as those of /proc and cgroups.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
-        Its text, or ``None`` if it is not there or may not be read.
+        The content; ``None`` if the file does not exist or cannot be read.
     """
     try:
         return os.fsdecode(path.read_bytes())

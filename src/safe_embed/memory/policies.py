@@ -1,10 +1,10 @@
-"""When to give memory back, or to load the model anew: small values without state.
+"""Policies: when to release memory or to reload the model. They are immutable and hold no state.
 
-Policies are joined: ``a | b`` acts when one of them says so, ``a & b`` when both do.
+``a | b`` acts when at least one of two policies acts, ``a & b`` when both act.
 
-Jitter keeps a fleet from reloading at once; ``Usage.luck`` says how much of it applies. Counts,
-time and growth act up to the share *jitter* later than asked for; ``MemoryAbove`` protects a limit,
-so it acts up to that share earlier. A policy whose bound is kept is silent.
+Jitter keeps several encoders from reloading at the same moment: the random number ``Usage.luck``
+selects a part of it. Policies on counts, time and growth act later by up to the share *jitter* of
+their threshold; ``MemoryAbove`` protects a limit, so it acts earlier by up to that share.
 """
 
 from __future__ import annotations
@@ -26,100 +26,105 @@ _COOL_DOWN_SECONDS = 60.0
 
 
 def _is_number(value: object) -> bool:
+    """Whether a value is a finite int or float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Printed without a name.
-_FIRST = frozenset({"n", "seconds", "bytes"})
+# Arguments that a repr shows without their name.
+_POSITIONAL = frozenset({"n", "seconds", "bytes"})
 
-# Argument -> what it must be, as a test and in words.
+# Name of an argument -> its check, and what the message of the ConfigError asks for.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n": (lambda n: isinstance(n, int) and _is_number(n) and n >= 1, "a whole number from 1 on"),
-    "seconds": (lambda time: _is_number(time) and time > 0, "a number above 0"),
+    "n": (lambda n: isinstance(n, int) and _is_number(n) and n >= 1, "an integer, 1 or more"),
+    "seconds": (lambda time: _is_number(time) and time > 0, "a number greater than 0"),
     "share": (
         lambda share: share is None or (_is_number(share) and 0 < share <= 1),
         "0 < share <= 1",
     ),
     "jitter": (lambda share: _is_number(share) and 0 <= share < 1, "0 <= jitter < 1"),
-    "bytes": (lambda _: True, "a size"),  # parse_size has looked at it
-    "cool_down_seconds": (lambda time: _is_number(time) and time >= 0, "a number from 0 on"),
+    "bytes": (lambda _: True, "a size"),  # parse_size has checked it
+    "cool_down_seconds": (lambda time: _is_number(time) and time >= 0, "a number, 0 or more"),
     "at_most": (lambda rung: isinstance(rung, Rung), "a Rung, such as Rung.TRIM"),
 }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Policy(Joinable):
-    """A policy that is no joint: checks its arguments, and prints as what makes it again."""
+    """A single policy: raises ConfigError for invalid arguments; its repr is a valid expression."""
 
     def __post_init__(self) -> None:
         for name, value in self._arguments():
             allowed, needed = _RULES[name]
             if not allowed(value):
-                msg = f"{type(self).__name__}: {name}={shown(value)} cannot be used. Give {needed}."
+                msg = f"{type(self).__name__}: {name}={shown(value)} is invalid. Give {needed}."
                 raise ConfigError(msg)
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:
-        return ((one.name, getattr(self, one.name)) for one in fields(self))
+        """Yield (name, value) of each argument."""
+        return ((argument.name, getattr(self, argument.name)) for argument in fields(self))
 
     def __repr__(self) -> str:
-        usual = {one.name: one.default for one in fields(self)}
-        told = {name: value for name, value in self._arguments() if value != usual[name]}
-        shown = [f"{name}={_shown(name, value)}" for name, value in told.items()]
-        if shown and next(iter(told)) in _FIRST:
-            shown[0] = shown[0].partition("=")[2]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        defaults = {argument.name: argument.default for argument in fields(self)}
+        changed = {name: value for name, value in self._arguments() if value != defaults[name]}
+        parts = [f"{name}={_format_argument(name, value)}" for name, value in changed.items()]
+        if parts and next(iter(changed)) in _POSITIONAL:
+            parts[0] = parts[0].partition("=")[2]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def _shown(name: str, value: object) -> str:
+def _format_argument(name: str, value: object) -> str:
+    """Format an argument's value as in code; a size with its unit."""
     if name == "bytes":
         return repr(format_size(parse_size(value)))
     return f"Rung.{value.name}" if isinstance(value, Rung) else repr(value)
 
 
 class Never(_Policy):
-    """Does nothing: memory is given back only when asked for."""
+    """Never acts: memory is released only by an explicit call of ``reload``."""
 
     __slots__ = ()
 
     def reason(self, usage: Usage) -> None:
-        """Find nothing to do.
+        """Return ``None``.
 
         Args:
-            usage: Not looked at.
+            usage: Ignored.
         """
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Every(_Policy):
-    """Loads the model anew after so many of something."""
+    """Reloads the model after *n* calls, texts or tokens (the field of Usage in ``_counted``)."""
 
     n: int
     jitter: float = field(default=_JITTER, kw_only=True)
     _counted: ClassVar[str]
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at the count since the model was loaded.
+        """Compare the count since the model was loaded with its threshold.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            From ``n + floor(n * jitter * luck)`` on, that the model is to be loaded anew.
+            A reason with ``Rung.MODEL`` if the count is ``n + floor(n * jitter * luck)`` or more;
+            ``None`` otherwise.
         """
-        done: int = getattr(usage, self._counted)
-        due = self.n + math.floor(self.n * self.jitter * usage.luck)
-        if done < due:
+        count: int = getattr(usage, self._counted)
+        threshold = self.n + math.floor(self.n * self.jitter * usage.luck)
+        if count < threshold:
             return None
-        text = f"{done:,} {self._counted} since the model was loaded, {due:,} allowed"
+        text = f"{count:,} {self._counted} since the model was loaded, {threshold:,} allowed"
         return Reason(text, rung=Rung.MODEL)
 
 
 class EveryCalls(_Every):
-    """Loads the model anew after so many calls of ``encode``.
+    """Reloads the model after *n* calls of ``encode``.
 
     Args:
-        n: How many.
-        jitter: Up to which share of *n* it may be later; 10 calls stay 10 at the default.
+        n: Number of calls, 1 or more.
+        jitter: Upper bound of the random delay, as a share of *n*. The default has no effect for
+            *n* up to 10.
     """
 
     __slots__ = ()
@@ -127,11 +132,11 @@ class EveryCalls(_Every):
 
 
 class EveryTexts(_Every):
-    """Loads the model anew after so many texts.
+    """Reloads the model after *n* texts.
 
     Args:
-        n: How many.
-        jitter: Up to which share of *n* it may be later.
+        n: Number of texts, 1 or more.
+        jitter: Upper bound of the random delay, as a share of *n*.
     """
 
     __slots__ = ()
@@ -139,11 +144,11 @@ class EveryTexts(_Every):
 
 
 class EveryTokens(_Every):
-    """Loads the model anew after so many tokens, special tokens and prompts included.
+    """Reloads the model after *n* tokens, special tokens and prompts included.
 
     Args:
-        n: How many.
-        jitter: Up to which share of *n* it may be later.
+        n: Number of tokens, 1 or more.
+        jitter: Upper bound of the random delay, as a share of *n*.
     """
 
     __slots__ = ()
@@ -152,29 +157,30 @@ class EveryTokens(_Every):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EverySeconds(_Policy):
-    """Loads the model anew after a time.
+    """Reloads the model after a time.
 
     Args:
-        seconds: How long after it was loaded.
-        jitter: Up to which share of *seconds* it may be later.
+        seconds: Time since the model was loaded, greater than 0.
+        jitter: Upper bound of the random delay, as a share of *seconds*.
     """
 
     seconds: float
     jitter: float = field(default=_JITTER, kw_only=True)
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at the time since the model was loaded.
+        """Compare the time since the model was loaded with its threshold.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            From ``seconds * (1 + jitter * luck)`` on, that the model is to be loaded anew.
+            A reason with ``Rung.MODEL`` if the time is ``seconds * (1 + jitter * luck)`` or more;
+            ``None`` otherwise.
         """
-        due = self.seconds * (1 + self.jitter * usage.luck)
-        if usage.seconds < due:
+        threshold = self.seconds * (1 + self.jitter * usage.luck)
+        if usage.seconds < threshold:
             return None
-        text = f"{usage.seconds:,.1f} s since the model was loaded, {due:,.1f} s allowed"
+        text = f"{usage.seconds:,.1f} s since the model was loaded, {threshold:,.1f} s allowed"
         return Reason(text, rung=Rung.MODEL)
 
 
@@ -185,21 +191,21 @@ def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove, bound_bytes: i
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MemoryGrowth(_Policy):
-    """Acts when the process holds so much more than after warm-up, to get it back under that.
+    """Acts when the memory of the process has grown since warm-up by more than allowed.
 
-    Paged-in weights are no growth. Before warm-up is over there is nothing to compare with.
+    Weights that are paged in do not count. The policy does not act before warm-up is over.
 
     Args:
-        bytes: How much more is allowed, such as ``"300 MiB"``.
-        jitter: Up to which share of *bytes* more it may be before something is done.
-        cool_down_seconds: How long the policy is silent after a remedy, by whichever policy, that
-            did as much as it could do itself, and missed its bound or had little to give back
-            since. A policy that only trims is silent after any remedy. Near a limit, from 80 % on,
-            a policy that may take the highest rung there is has no cool-down.
-        at_most: The highest rung that it may ask for.
+        bytes: The growth that is allowed, in bytes or as a string such as ``"300 MiB"``.
+        jitter: Upper bound of the random extra growth that is allowed, as a share of *bytes*.
+        cool_down_seconds: The policy is silent for this time after a remedy of any policy with the
+            same rung or a higher one, if the bound was missed, or if memory has hardly grown since.
+            A policy with ``at_most=Rung.TRIM`` is silent after any remedy. When 80 % of a limit are
+            used, a policy that may take the highest available rung has no cool-down.
+        at_most: The highest rung that may be taken.
 
     Raises:
-        ConfigError: If an argument cannot be used.
+        ConfigError: If an argument is invalid.
     """
 
     bytes: int | str
@@ -212,13 +218,14 @@ class MemoryGrowth(_Policy):
         _Policy.__post_init__(self)
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at the growth of what the process holds.
+        """Compare the memory growth since the baseline with what is allowed.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            Above ``bytes * (1 + jitter * luck)``, that it must get under the baseline + *bytes*.
+            A reason with the bound baseline + *bytes* if the growth exceeds
+            ``bytes * (1 + jitter * luck)``; ``None`` otherwise, and during the cool-down.
         """
         held, growth = usage.sample.held_bytes, usage.growth_bytes
         if held is None or growth is None:
@@ -233,23 +240,22 @@ class MemoryGrowth(_Policy):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MemoryAbove(_Policy):
-    """Acts when the process holds too much, or when its limit is nearly reached.
+    """Acts when the process holds too much memory, or when its memory limit is nearly reached.
 
-    The limit is the one with the least room: cgroup, RLIMIT_AS or machine. Others may use it up as
-    well, and all that this process can do is to give back its own: what is too much is taken off
-    what it holds. A bound below what the model needs cannot be kept, so join a share with
-    MemoryGrowth: near the limit *and* grown.
+    The limit is the one with the least room: of the cgroup, RLIMIT_AS, or the machine. Other
+    processes may use it as well, but this process can release only its own memory: the bound is
+    what it holds minus the excess. A bound below what the model needs cannot be reached, so combine
+    a share with MemoryGrowth: ``MemoryAbove(share=0.9) & MemoryGrowth("64 MiB")``.
 
     Args:
-        bytes: What the process may hold, such as ``"2 GiB"``.
-        share: Or which share of the limit may be used, such as 0.9.
-        jitter: Up to which share of that less it acts.
+        bytes: The memory that the process may hold, in bytes or as a string such as ``"2 GiB"``.
+        share: The share of the limit that may be used, such as 0.9; instead of *bytes*.
+        jitter: Upper bound of the random reduction of that value, as a share of it.
         cool_down_seconds: As in MemoryGrowth.
-        at_most: The highest rung that it may ask for.
+        at_most: The highest rung that may be taken.
 
     Raises:
-        ConfigError: If an argument cannot be used, or not exactly one of *bytes* and *share* is
-            given.
+        ConfigError: If an argument is invalid, or not exactly one of *bytes* and *share* is given.
     """
 
     bytes: int | str | None = None
@@ -267,45 +273,45 @@ class MemoryAbove(_Policy):
         _Policy.__post_init__(self)
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at what the process holds, or at its limit.
+        """Compare the memory of the process with *bytes*, or the use of its limit with *share*.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            Above ``bytes * (1 - jitter * luck)``, or that share of the limit, that it must hold
-            less by what is too much.
+            A reason if more than ``(1 - jitter * luck)`` of *bytes*, or of *share* of the limit, is
+            used; its bound is the held memory minus the excess. ``None`` otherwise.
         """
         sample = usage.sample
-        held, used, whole = sample.held_bytes, sample.limit_used_bytes, sample.limit_bytes
-        part = 1 - self.jitter * usage.luck
+        held, used, limit = sample.held_bytes, sample.limit_used_bytes, sample.limit_bytes
+        factor = 1 - self.jitter * usage.luck
         if self.share is None:
-            used, whole = held, parse_size(self.bytes)
+            used, limit = held, parse_size(self.bytes)
         else:
-            part *= self.share
-        if held is None or used is None or whole is None:
+            factor *= self.share
+        if held is None or used is None or limit is None:
             return None
-        allowed = int(whole * part)
+        allowed = int(limit * factor)
         bound = max(0, held - used + allowed)
         if used <= allowed or _is_cooling(usage, self, bound):
             return None
-        text = f"{format_mib(used)} used, {format_mib(allowed)} of {format_mib(whole)} allowed"
+        text = f"{format_mib(used)} used, {format_mib(allowed)} of {format_mib(limit)} allowed"
         return Reason(text, bound_bytes=bound, at_most=self.at_most)
 
 
 def default_policy() -> ReloadPolicy:
-    """Give the policy for a worker that nobody tuned.
+    """Return the default policy of an encoder.
 
-    Free blocks that the allocator keeps are given back at once, in milliseconds. 48 MiB that a trim
-    cannot get at cost the tokenizer its cache, or a fresh one; 300 MiB, or 64 near the limit, cost
-    whatever is needed. A machine that others fill up makes it do nothing.
+    Growth of 8 MiB: trim, in milliseconds. 48 MiB that a trim does not release: empty the cache of
+    the tokenizer, or load a new tokenizer. 300 MiB, or 64 MiB with 90 % of the limit used: any rung
+    that is needed. Memory use of other processes alone has no effect.
 
     Returns:
         The policy.
 
     Source:
-        300 MB: the growth after which loky retires a worker. 48 MiB: a third of what the tokenizer
-        of the oldest supported stack grows by in 500 texts (docs/ja/growth.md).
+        300 MB: the growth after which loky replaces a worker process. 48 MiB: a third of the growth
+        of the tokenizer of the oldest supported versions in 500 texts (docs/ja/growth.md).
     """
     return (
         MemoryGrowth("300 MiB")
@@ -316,33 +322,34 @@ def default_policy() -> ReloadPolicy:
 
 
 def resolve_policy(policy: ReloadPolicy | None) -> ReloadPolicy:
-    """Check what was given as ``reload``.
+    """Check the value of the argument ``reload``.
 
     Args:
-        policy: A policy; ``None`` turns everything off.
+        policy: A policy; ``None`` disables automatic remedies.
 
     Returns:
-        The policy, or Never.
+        *policy*; ``Never()`` for ``None``.
 
     Raises:
-        ConfigError: If it is no policy.
+        ConfigError: If *policy* is neither a policy nor ``None``.
     """
     if policy is None:
         return Never()
     if not is_policy(policy):
-        msg = f"reload={shown(policy)} is no policy. Give one such as EveryCalls(10), or None."
+        msg = f"reload={shown(policy)} is not a policy. Give one such as EveryCalls(10), or None."
         raise ConfigError(msg)
     return policy
 
 
 def names_model(policy: ReloadPolicy) -> bool:
-    """Tell whether a policy may insist on a new model, whatever the memory is.
+    """Tell whether a policy can request a reload of the model regardless of memory use.
 
     Args:
-        policy: A policy; of a user's own it is not known, and taken as one that does not.
+        policy: Any policy; a user's own policy counts as one that cannot.
 
     Returns:
-        Whether its reason can be the model rung; joined to a bound by ``&`` it is the bound.
+        Whether its reason can be ``Rung.MODEL`` without a bound: ``Every...`` policies, ``|`` with
+        at least one of them, ``&`` of nothing else.
     """
     match policy:
         case AnyOf(policies=policies):

@@ -9,12 +9,12 @@ from safe_embed.memory.sampling import trim_heap
 
 
 def trim(device: str | None = None) -> None:
-    """Give back garbage and the free blocks that allocators keep.
+    """Collect garbage, and release the free blocks that allocators keep.
 
     Args:
-        device: Kind of the model's device; the cache of ``"cuda"`` and ``"mps"`` is emptied too.
+        device: Type of the model's device; for ``"cuda"`` and ``"mps"`` its cache is emptied too.
     """
-    gc.collect(1)  # the young ones: all generations take half a second beside torch
+    gc.collect(1)  # young generations only: with torch loaded, a full collection takes 0.5 s
     torch = sys.modules.get("torch")
     if torch is not None and device in ("cuda", "mps"):
         getattr(torch, device).empty_cache()

@@ -1,6 +1,6 @@
-"""Measure what the process holds: /proc, the C heap, devices, and psutil for the rest.
+"""Measure the memory of this process: /proc, the C heap, devices, and psutil for the rest.
 
-What the system does not tell is ``None``, never 0.
+A value that is not available is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ _PROC = Path("/proc/self")
 _STATUS = re.compile(
     r"^(VmSize|VmHWM|VmRSS|RssAnon|RssFile|RssShmem|Threads):\s*(\d+)( kB)?$", re.MULTILINE
 )
-# Reading a costly figure may take one part in so many of the time. mallinfo2 visits every free
-# block, 100,000 of them in 20 ms, and keeps malloc waiting.
+# A costly value is read again after at least this many times the duration of the last reading, so
+# that it takes 0.1 % of the time. mallinfo2 visits every free block, 100,000 in 20 ms, and blocks
+# malloc meanwhile.
 _COSTLY_SHARE = 1000
 
 Figures = dict[str, int | None]
@@ -41,13 +42,14 @@ T = TypeVar("T")
 
 
 def parse_status(text: str) -> dict[str, int]:
-    """Read the sizes and the thread count in ``/proc/self/status``.
+    """Parse the sizes and the thread count of ``/proc/self/status``.
 
     Args:
-        text: The file.
+        text: Content of the file.
 
     Returns:
-        Field -> bytes or count. The sandbox gVisor and kernels before 4.5 know no ``Rss…``.
+        Field name -> bytes or count; missing fields are left out. The sandbox gVisor and kernels
+        before 4.5 have no ``RssAnon``, ``RssFile``, ``RssShmem``.
     """
     return {
         name: int(number) * (1024 if unit else 1) for name, number, unit in _STATUS.findall(text)
@@ -55,11 +57,11 @@ def parse_status(text: str) -> dict[str, int]:
 
 
 def parse_rusage(raw: bytes) -> int:
-    """Read ``ri_phys_footprint`` of macOS.
+    """Parse ``ri_phys_footprint`` of macOS.
 
     Args:
-        raw: A ``rusage_info_v0``: a UUID of 16 bytes and ten 64-bit numbers, of which it is the
-            eighth.
+        raw: A ``rusage_info_v0`` structure: a UUID of 16 bytes, then ten 64-bit integers; the
+            footprint is the eighth of them.
 
     Returns:
         The footprint in bytes.
@@ -68,6 +70,8 @@ def parse_rusage(raw: bytes) -> int:
 
 
 class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
     _fields_ = tuple(
         (name, ctypes.c_size_t)
         for name in (
@@ -78,14 +82,14 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def heap_reader(libc: Any) -> Callable[[], Figures]:
-    """Look for ``mallinfo2`` once.
+    """Make a function that reads the sizes of the C heap with ``mallinfo2``.
 
     Args:
-        libc: The C library; only glibc from 2.33 on has it, musl and other systems do not.
+        libc: The C library. Only glibc 2.33 and newer has ``mallinfo2``.
 
     Returns:
-        A function that reads ``heap_used_bytes`` and ``heap_kept_bytes``. Kept counts free blocks
-        that a trim has already given back to the system as well.
+        A function that returns ``heap_used_bytes`` and ``heap_kept_bytes``, both ``None`` without
+        ``mallinfo2``. Kept includes free blocks that a trim has already released to the system.
     """
     mallinfo2 = getattr(libc, "mallinfo2", None)
     if mallinfo2 is None:
@@ -101,13 +105,13 @@ def heap_reader(libc: Any) -> Callable[[], Figures]:
 
 
 def footprint_reader(libc: Any) -> Callable[[], int | None]:
-    """Look for ``proc_pid_rusage`` of macOS once.
+    """Make a function that reads the memory footprint of this process on macOS.
 
     Args:
-        libc: The C library.
+        libc: The C library; ``proc_pid_rusage`` exists on macOS only.
 
     Returns:
-        A function that reads the footprint in bytes; elsewhere it gives ``None``.
+        A function that returns the footprint in bytes; ``None`` on other systems, and on failure.
     """
     proc_pid_rusage = getattr(libc, "proc_pid_rusage", None)
     if proc_pid_rusage is None:
@@ -121,14 +125,14 @@ def footprint_reader(libc: Any) -> Callable[[], int | None]:
 
 
 def process_figures(status: dict[str, int], footprint_bytes: int | None) -> Figures:
-    """Tell what the process holds, from the best source there is.
+    """Collect the memory sizes of this process from the best available source.
 
     Args:
-        status: Fields of ``/proc/self/status``; empty where there is none.
-        footprint_bytes: As macOS counts it, or ``None``.
+        status: Fields of ``/proc/self/status``; empty if it does not exist.
+        footprint_bytes: The footprint on macOS; ``None`` elsewhere.
 
     Returns:
-        Attributes of a MemorySample.
+        Attributes of a MemorySample, by name.
     """
     if "VmRSS" in status:
         return {
@@ -139,42 +143,43 @@ def process_figures(status: dict[str, int], footprint_bytes: int | None) -> Figu
             "peak_bytes": status.get("VmHWM"),
             "native_threads": status.get("Threads"),
         }
-    info = _told(lambda: psutil.Process().memory_info())
+    info = _call_psutil(lambda: psutil.Process().memory_info())
     rss, peak = getattr(info, "rss", None), getattr(info, "peak_wset", None)
     return {
         "footprint_bytes": rss if footprint_bytes is None else footprint_bytes,
         "peak_bytes": peak if footprint_bytes is None else _max_rss(),
-        "native_threads": _told(lambda: psutil.Process().num_threads()),
+        "native_threads": _call_psutil(lambda: psutil.Process().num_threads()),
     }
 
 
-def _told(ask: Callable[[], T]) -> T | None:
-    """Ask psutil; give ``None`` where the system does not tell.
+def _call_psutil(read: Callable[[], T]) -> T | None:
+    """Return the result of *read*; ``None`` if it raises any error.
 
-    There may be no /proc, as in a chroot, or nothing in it but processes, as with systemd's
-    ProcSubset=pid, or one that lacks a line, as in sandboxes: to psutil, errors of many kinds.
+    psutil raises errors of many types if /proc is missing (in a chroot), has only processes
+    (systemd's ProcSubset=pid), or lacks lines (in sandboxes).
     """
     try:
-        return ask()
+        return read()
     except Exception:  # noqa: BLE001 see above
         return None
 
 
 def _max_rss() -> int:
+    """Return the highest RSS so far, in bytes. Only for macOS: elsewhere the unit is KiB."""
     import resource
 
-    # In bytes on macOS, the only system that asks; in KiB elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def device_figures(device: str | None) -> Figures:
-    """Ask torch what its tensors use, if it is loaded already.
+    """Read the memory use of a device from torch, if torch is already imported.
 
     Args:
-        device: Such as ``"cuda:0"`` or ``"mps"``; other devices keep no count.
+        device: A device such as ``"cuda:0"`` or ``"mps"``.
 
     Returns:
-        ``device_used_bytes``, ``device_kept_bytes`` and ``device_free_bytes``, or nothing.
+        ``device_used_bytes``, ``device_kept_bytes`` and ``device_free_bytes``; empty for other
+        devices, and if torch or the device is not initialized.
     """
     torch: Any = sys.modules.get("torch")
     kind = (device or "").partition(":")[0]
@@ -187,7 +192,7 @@ def device_figures(device: str | None) -> Figures:
         free = torch.cuda.mem_get_info(device)[0]
     elif kind == "mps" and torch.backends.mps.is_available():
         used, held = torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
-        free = None  # one memory with the machine, whose limit is counted already
+        free = None  # the device shares the memory of the machine, whose limit is measured
     else:
         return {}
     kept = max(0, held - used)
@@ -195,28 +200,32 @@ def device_figures(device: str | None) -> Figures:
 
 
 def machine_limit() -> Limit | None:
-    """Read the memory of the machine.
+    """Read the total and the used memory of the machine.
 
     Returns:
-        All of it, and what is not available; ``None`` where the system does not tell.
+        The total memory as the limit, and what is not available as its use; ``None`` if they cannot
+        be read.
     """
-    memory = _told(psutil.virtual_memory)
+    memory = _call_psutil(psutil.virtual_memory)
     return None if memory is None else Limit(memory.total, memory.total - memory.available)
 
 
 def _limit_reader() -> Callable[[], Limit | None]:
-    """Find the control groups once; their limits may change while the process runs."""
+    """Make a function that reads the tightest limit of the machine and the control groups.
+
+    The groups are searched once; their limits are read each time, since they may change.
+    """
     groups = find_cgroups(read_file(_PROC / "cgroup") or "", read_file(_PROC / "mountinfo") or "")
 
     def read() -> Limit | None:
-        limits = [read_cgroup(one, groups.version) for one in groups.folders] if groups else []
+        limits = [read_cgroup(group, groups.version) for group in groups.folders] if groups else []
         return tightest(machine_limit(), *limits)
 
     return read
 
 
 class _Seldom(Generic[T]):
-    """Reads something costly only so often."""
+    """Caches a costly value for *min_seconds*, or 1,000 times the duration of its reading."""
 
     def __init__(self, read: Callable[[], T], min_seconds: float) -> None:
         self._read = read
@@ -225,6 +234,7 @@ class _Seldom(Generic[T]):
         self._last: T
 
     def get(self, *, fresh: bool) -> T:
+        """Return the value; read it again if the cached one is too old, or if *fresh*."""
         started = time.monotonic()
         if fresh or started >= self._due:
             self._last = self._read()
@@ -234,16 +244,16 @@ class _Seldom(Generic[T]):
 
 
 class Sampler:
-    """Takes samples of this process, no more often than is useful.
+    """Takes memory samples of this process, and limits how often it measures.
 
-    Process and device are read for every sample. Figures of the C heap, and the limits of control
-    groups and machine, may be *costly_seconds* old, or so old that reading each of the two takes
-    0.1 % of the time: on a heap in 100,000 pieces that is 20 s.
+    Process and device are read for every sample. The sizes of the C heap, and the limits of control
+    groups and machine, are cached for *costly_seconds*, or longer if reading them is slow: reading
+    takes at most 0.1 % of the time. On a heap of 100,000 free blocks that is 20 s.
 
     Args:
-        device: Whose memory to count as well, such as ``"cuda:0"``.
-        min_seconds: Within this time the last sample is given again.
-        costly_seconds: Within this time costly figures are not read again.
+        device: A device whose memory is measured as well, such as ``"cuda:0"``.
+        min_seconds: For this time after a sample, the same sample is returned again.
+        costly_seconds: For this time after a costly value was read, it is not read again.
 
     Raises:
         ConfigError: If a time is negative.
@@ -253,7 +263,7 @@ class Sampler:
         self, device: str | None = None, *, min_seconds: float = 0.1, costly_seconds: float = 1.0
     ) -> None:
         if min(min_seconds, costly_seconds) < 0:
-            msg = f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: use 0 or more."
+            msg = f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: give 0 or more."
             raise ConfigError(msg)
         libc = ctypes.CDLL(None) if os.name == "posix" else None
         self._device = device
@@ -264,11 +274,12 @@ class Sampler:
         self._last: MemorySample | None = None
 
     def take(self, *, fresh: bool = False, fresh_heap: bool | None = None) -> MemorySample:
-        """Take a sample, or give the last one if it is new enough.
+        """Take a sample, or return the last one if it is younger than *min_seconds*.
 
         Args:
-            fresh: Whether to read everything anew, however young the last sample is.
-            fresh_heap: Whether that includes the C heap, which takes longest; ``None`` for yes.
+            fresh: Whether to ignore all cached values and measure now.
+            fresh_heap: Whether to ignore the cached sizes of the C heap, which are the slowest to
+                read; ``None`` means the same as *fresh*.
 
         Returns:
             The sample.
@@ -292,10 +303,10 @@ class Sampler:
 
 
 def take_sample(device: str | None = None) -> MemorySample:
-    """Take one sample, all of it fresh; for more than one, keep a Sampler.
+    """Take one memory sample without any cache; for several samples, use a Sampler.
 
     Args:
-        device: Whose memory to count as well, such as ``"cuda:0"``.
+        device: A device whose memory is measured as well, such as ``"cuda:0"``.
 
     Returns:
         The sample.
@@ -304,18 +315,18 @@ def take_sample(device: str | None = None) -> MemorySample:
 
 
 def anonymous_bytes() -> int | None:
-    """Read the anonymous memory of this process: what it allocated and has not given back.
+    """Read the anonymous memory of this process: what it allocated and has not released.
 
-    Not RSS: that counts pages of mapped weights too, which the system takes back when it needs to.
+    Unlike RSS, it excludes pages of mapped weights, which the system can reclaim.
 
     Returns:
-        RssAnon in bytes, or ``None`` where the system does not tell (anywhere but on Linux).
+        RssAnon in bytes; ``None`` if not available, as on systems other than Linux.
     """
     return parse_status(read_file(_PROC / "status") or "").get("RssAnon")
 
 
 def trim_heap() -> None:
-    """Let the C heap give its free blocks back: ``malloc_trim``, and its like on other systems."""
+    """Release the free blocks of the C heap: ``malloc_trim`` on glibc, its equivalent on macOS."""
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     if (malloc_trim := getattr(libc, "malloc_trim", None)) is not None:
         malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Sizes of memory, as users write them."""
+"""Parse and format sizes of memory, such as ``"300 MiB"``."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ _UNITS = {
 
 
 def parse_size(size: object) -> int:
-    """Read a size.
+    """Parse a size.
 
     >>> parse_size("300 MiB"), parse_size("1.5GB"), parse_size(5)
     (314572800, 1500000000, 5)
 
     Args:
-        size: Bytes, or a number with one of the units B, KB, MB, GB, TB, KiB, MiB, GiB, TiB.
+        size: A number of bytes (int), or a string of a number and one of the units B, KB, MB, GB,
+            TB, KiB, MiB, GiB, TiB.
 
     Returns:
         The size in bytes.
 
     Raises:
-        ConfigError: If it is no size, or less than one byte.
+        ConfigError: If *size* is not such a number or string, or is less than one byte.
     """
-    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    number = int(float(found[1]) * _UNITS[found[2]]) if found else size
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    number = int(float(match[1]) * _UNITS[match[2]]) if match else size
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        msg = f"{shown(size)} is no size of memory. Give bytes, or a text such as '300 MiB'."
+        msg = f"{shown(size)} is not a memory size. Give bytes, or a text such as '300 MiB'."
         raise ConfigError(msg)
     return number
 
 
 def format_size(size: int) -> int | str:
-    """Write a size so that ``parse_size`` reads the same number.
+    """Format a size so that ``parse_size`` returns the same number.
 
     Args:
         size: In bytes, 1 or more.
 
     Returns:
-        Such as ``"300 MiB"``; the number itself where no unit divides it.
+        A string such as ``"300 MiB"``; *size* itself if it is not a multiple of a unit.
     """
     exact = [(scale, unit) for unit, scale in _UNITS.items() if size % scale == 0]
     scale, unit = max(exact)
@@ -53,12 +54,12 @@ def format_size(size: int) -> int | str:
 
 
 def format_mib(size: float) -> str:
-    """Write a size for people.
+    """Format a size in MiB for messages.
 
     Args:
         size: In bytes.
 
     Returns:
-        Such as ``"1,024 MiB"``.
+        A string such as ``"1,024 MiB"``.
     """
     return f"{size / 2**20:,.0f} MiB"

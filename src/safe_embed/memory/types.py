@@ -7,44 +7,47 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-# From this share of a limit on, a policy that may take every rung has no cool-down.
+# At and above this share of a limit, a policy that may take every rung has no cool-down.
 _NEAR_LIMIT = 0.8
 
 
 class Rung(IntEnum):
-    """What can be given back, cheapest first."""
+    """The steps that release memory, cheapest first. A comparison ``<`` means cheaper."""
 
     TRIM = 1
-    """Garbage, free blocks of the allocator, the device's cache; milliseconds."""
+    """Collect garbage, release the allocators' free blocks and device caches; milliseconds."""
     TOKENIZER_CACHE = 2
-    """What tokenizer and morphological analysers remember of texts; milliseconds."""
+    """Empty the caches of tokenizer and morphological analysers; milliseconds."""
     TOKENIZER = 3
-    """A new tokenizer; a second."""
+    """Load a new tokenizer; a second."""
     MODEL = 4
-    """A new model, and a new tokenizer where the old one cannot be made to forget; seconds."""
+    """Load a new model, and a new tokenizer if the old one's cache cannot be emptied; seconds."""
     PROCESS = 5
-    """A new process."""
+    """Replace the worker process; seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySample:
-    """What a process holds at one moment. A figure that is not to be had is ``None``, never 0.
+    """The memory use of one process at one moment. A value that is not available is ``None``.
 
     Attributes:
-        elapsed_seconds: When, on the clock of ``time.monotonic``.
-        rss_anon_bytes: Allocated and not given back (Linux).
-        rss_file_bytes: Pages of mapped files, such as weights; the system takes them back at need.
-        rss_shmem_bytes: Shared memory.
-        footprint_bytes: ``phys_footprint`` (macOS), or else RSS where there is nothing better.
-        peak_bytes: The highest RSS so far.
-        native_threads: Threads of the process, Python's and all others.
-        heap_used_bytes: What the C heap has handed out (glibc).
-        heap_kept_bytes: What the C heap keeps free for itself (glibc).
-        device_used_bytes: What tensors use on the device (cuda, mps).
-        device_kept_bytes: What the device's allocator holds besides.
-        device_free_bytes: What the device has left for whoever asks (cuda).
-        limit_bytes: The limit with the least room left: cgroup, RLIMIT_AS, or the machine.
-        limit_used_bytes: What counts against that limit; no page cache.
+        elapsed_seconds: Time of the measurement, on the clock of ``time.monotonic``.
+        rss_anon_bytes: Resident anonymous memory: allocated and not released (Linux).
+        rss_file_bytes: Resident pages of mapped files, such as weights; the system can reclaim
+            them (Linux).
+        rss_shmem_bytes: Resident shared memory (Linux).
+        footprint_bytes: ``phys_footprint`` on macOS; elsewhere the RSS, if *rss_anon_bytes* is not
+            available.
+        peak_bytes: The highest RSS of the process so far.
+        native_threads: Number of threads of the process, those of Python included.
+        heap_used_bytes: Memory that the C heap has allocated to the program (glibc).
+        heap_kept_bytes: Free blocks that the C heap keeps (glibc).
+        device_used_bytes: Memory of tensors on the device (cuda, mps).
+        device_kept_bytes: Memory that the device's allocator has reserved in addition.
+        device_free_bytes: Unused memory of the device (cuda).
+        limit_bytes: The memory limit with the least room left: of the cgroup, RLIMIT_AS, or the
+            total memory of the machine.
+        limit_used_bytes: Memory that counts against that limit, page cache excluded.
     """
 
     elapsed_seconds: float
@@ -64,30 +67,30 @@ class MemorySample:
 
     @property
     def held_bytes(self) -> int | None:
-        """Anonymous memory of the process, or the best figure there is."""
+        """``rss_anon_bytes``, or else ``footprint_bytes``; ``None`` if neither is available."""
         return self.footprint_bytes if self.rss_anon_bytes is None else self.rss_anon_bytes
 
     @property
     def room_bytes(self) -> int | None:
-        """What is left below the limit."""
+        """``limit_bytes - limit_used_bytes``; ``None`` if either is not available."""
         if self.limit_bytes is None or self.limit_used_bytes is None:
             return None
         return self.limit_bytes - self.limit_used_bytes
 
     @property
     def is_near_limit(self) -> bool:
-        """Whether four fifths of the limit are used."""
+        """Whether 80 % of the limit or more are used; ``False`` if there is no known limit."""
         if self.limit_bytes is None or self.limit_used_bytes is None:
             return False
         return self.limit_used_bytes >= _NEAR_LIMIT * self.limit_bytes
 
 
 class Missed(NamedTuple):
-    """A bound that could not be reached.
+    """A memory bound that was still exceeded after all allowed rungs were taken.
 
     Attributes:
         seconds: Time since then.
-        held_bytes: What the process held in spite of all that was done.
+        held_bytes: Memory that the process held afterwards.
     """
 
     seconds: float
@@ -96,25 +99,27 @@ class Missed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an encoder has done, and what its process holds: all that a policy may look at.
+    """The counts and memory measurements of one loaded model: the input of a policy.
 
     Attributes:
-        calls: Calls since the model was loaded.
-        texts: Texts since then.
-        tokens: Tokens since then, special tokens and prompts included.
-        seconds: Time since then.
-        sample: The newest measurement.
-        baseline: The smallest measurement since warm-up while no call was under way; ``None``
-            before.
-        seconds_since_remedy: Time since memory was last given back on purpose; ``None`` if never.
-        seconds_since_renewal: Time since more was done than a trim; ``None`` if never.
-        renewal_rung: The rung that was taken then.
-        held_after_renewal_bytes: What the process held right after it; ``None`` if unknown.
-        missed: Highest rung that was allowed -> the last time that all rungs up to it were taken
-            and the bound was still exceeded.
-        highest_rung: The highest rung that can be taken here.
-        luck: Drawn anew from [0, 1) for every loaded model, for jitter: a fleet does not reload
-            at once.
+        calls: Number of calls since the model was loaded.
+        texts: Number of texts since the model was loaded.
+        tokens: Number of tokens since the model was loaded, with special tokens and prompts.
+        seconds: Time since the model was loaded.
+        sample: The newest memory measurement of the process that holds the model.
+        baseline: The smallest measurement after warm-up, taken while no call was running; ``None``
+            until the warm-up is over.
+        seconds_since_remedy: Time since any rung was last taken or failed; ``None`` if never.
+        seconds_since_renewal: Time since a rung above ``TRIM`` was last taken; ``None`` if never.
+        luck: A random number in [0, 1), drawn for every loaded model. Policies multiply their
+            jitter by it, so that several encoders do not reload at the same moment.
+        renewal_rung: The last rung above ``TRIM`` that was taken; meaningless if
+            *seconds_since_renewal* is ``None``.
+        held_after_renewal_bytes: The least memory that the process was seen to hold since that
+            rung; ``None`` if unknown.
+        missed: For each ``Reason.at_most``: the last time that all rungs up to it were taken and
+            the bound was still exceeded.
+        highest_rung: The highest rung that this encoder can take.
     """
 
     calls: int
@@ -133,22 +138,23 @@ class Usage:
 
     @property
     def growth_bytes(self) -> int | None:
-        """What the process holds more than after warm-up; ``None`` before, or if not to be had."""
+        """Memory growth of the process since the baseline; ``None`` if either is not available."""
         if self.baseline is None:
             return None
-        now, then = self.sample.held_bytes, self.baseline.held_bytes
-        return None if now is None or then is None else now - then
+        held, baseline = self.sample.held_bytes, self.baseline.held_bytes
+        return None if held is None or baseline is None else held - baseline
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why something must be done: with a bound to get under, or a rung to take.
+    """A policy's request to release memory: down to a bound, or by taking one given rung.
 
     Attributes:
-        text: For logs and reports; never a user's text.
-        bound_bytes: What the process may hold; the ladder is climbed until it does.
-        rung: The one rung to take, if there is no bound.
-        at_most: The highest rung that may be taken.
+        text: The explanation for logs and events; must not hold a user's text.
+        bound_bytes: Memory that the process may hold at most. Rungs are taken, cheapest first,
+            until it holds no more. ``None`` if *rung* says what to do.
+        rung: The single rung to take; ``None`` if there is a bound.
+        at_most: The highest rung that may be taken for the bound.
     """
 
     text: str
@@ -159,34 +165,34 @@ class Reason:
 
 @runtime_checkable
 class ReloadPolicy(Protocol):
-    """Says when something must be done; a small value without state."""
+    """Decides when memory must be released or the model reloaded; holds no state."""
 
     def reason(self, usage: Usage) -> Reason | None:
-        """Look at what was used.
+        """Decide whether something must be done now.
 
         Args:
-            usage: Counts and measurements.
+            usage: Counts and measurements of the loaded model.
 
         Returns:
-            Why something must be done, or ``None``.
+            What must be done and why; ``None`` if nothing.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing the encoder did about its memory, for hooks, logs and ``stats``.
+    """One entry of the event log: a rung that was taken, or a worker process that ended.
 
     Attributes:
-        kind: ``"remedy"`` (a rung was taken), ``"failed"`` (a rung failed; the old model serves),
-            ``"unreached"`` (all rungs were taken and the bound is still exceeded), or ``"died"``
-            (a worker process ended by itself; it is replaced and its work done again).
-        reason: Why.
-        rung: Which rung.
-        before: The measurement before.
-        after: The measurement after.
-        seconds: How long it took.
-        error: Type of the error that made it fail, without its message; ``None`` otherwise.
+        kind: ``"remedy"`` (a rung was taken), ``"failed"`` (a rung failed; the old model stays in
+            use), ``"unreached"`` (all allowed rungs were taken and the bound is still exceeded), or
+            ``"died"`` (a worker process ended unexpectedly; it is replaced and its work repeated).
+        reason: Why the rung was taken: the text of the policy's :class:`Reason`, for example.
+        rung: The rung that was taken; for ``"unreached"`` the highest one.
+        before: The measurement before the rung.
+        after: The measurement after the rung.
+        seconds: Duration.
+        error: For ``"failed"``, the type name of the exception, without its message; else ``None``.
     """
 
     kind: Literal["remedy", "failed", "unreached", "died"]
@@ -203,9 +209,9 @@ class WorkerState:
     """A worker process of an encoder with ``isolation="process"``.
 
     Attributes:
-        pid: Of the process.
-        sample: The newest measurement of it.
-        baseline: The smallest measurement after warm-up; ``None`` before.
+        pid: Process id.
+        sample: The newest memory measurement of the process.
+        baseline: The smallest measurement after warm-up; ``None`` until the warm-up is over.
     """
 
     pid: int
@@ -215,20 +221,20 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What an encoder has done so far.
+    """Counts, memory measurements and event log of an encoder since it was made.
 
     Attributes:
-        calls: Calls that have ended.
-        texts: Texts of those calls.
-        tokens: Tokens the model has read, special tokens and prompts included.
-        padding_tokens: Padding it has read besides.
-        reloads: How often the model was loaded anew.
-        sample: The newest measurement.
-        baseline: The smallest measurement since warm-up while no call was under way; growth counts
-            from there. ``None`` before.
-        events: The last hundred things done about memory, oldest first.
-        workers: The processes that hold the model, with ``isolation="process"``; *sample* and
-            *baseline* are those of one of them then.
+        calls: Number of calls that have ended.
+        texts: Number of texts of those calls.
+        tokens: Number of tokens that the model has read, with special tokens and prompts.
+        padding_tokens: Number of padding tokens that the model has read in addition.
+        reloads: How often the model was reloaded.
+        sample: The newest memory measurement.
+        baseline: The smallest measurement after warm-up, taken while no call was running. Memory
+            growth is counted from it. ``None`` until the warm-up is over.
+        events: The last 100 events, oldest first.
+        workers: The worker processes, with ``isolation="process"``; *sample* and *baseline* are
+            then those of one of them.
     """
 
     calls: int
@@ -243,12 +249,12 @@ class Stats:
 
 
 class Hook(Protocol):
-    """Is told what the encoder did about its memory."""
+    """A callback that receives every :class:`Event` of an encoder."""
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event; called on the encoder's own thread, so be quick.
+        """Handle an event. Runs on the encoder's own thread, so that a slow hook delays calls.
 
         Args:
-            event: What happened.
+            event: The event.
         """
         ...

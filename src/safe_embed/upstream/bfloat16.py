@@ -1,4 +1,4 @@
-"""Whether a model can run in bfloat16: on this processor, and without other vectors."""
+"""Convert a model to bfloat16 if the device supports it and its vectors stay the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("safe_embed")
 
-# A model is narrowed only if no text of the check moves further: cosine to its own float32 vector.
-# e5-small moves to 0.9999; a model that overflows or has no bfloat16 kernel falls far below.
+# Smallest cosine, over all check texts, between the float32 and the bfloat16 vector of a text.
+# e5-small reaches 0.9999; a model that overflows in bfloat16 falls far below.
 LEAST_COSINE = 0.999
 # CUDA devices compute bfloat16 natively from Ampere on.
 # Source: CUDA C++ Programming Guide, "Compute Capabilities".
@@ -33,55 +33,58 @@ def is_native(device: torch.device) -> bool:
     """Tell whether a device computes bfloat16 natively, and so faster than float32.
 
     Args:
-        device: Where a model is.
+        device: The device of a model.
 
     Returns:
-        Yes for processors with AVX512-BF16 or AMX-BF16 and for CUDA from 8.0 on; no wherever torch
-        does not say so.
+        ``True`` for CPUs with AVX512-BF16 or AMX, and for CUDA devices of compute capability 8.0 or
+        higher; ``False`` otherwise, and if torch cannot tell.
     """
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _CUDA_CAPABILITY
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    asked = [getattr(torch.cpu, name, lambda: False) for name in names]
-    return device.type == "cpu" and any(has() for has in asked)
+    checks = [getattr(torch.cpu, name, lambda: False) for name in names]
+    return device.type == "cpu" and any(is_supported() for is_supported in checks)
 
 
 def try_bfloat16(model: Any) -> bool:
-    """Turn a model to bfloat16 where that is faster; tell whether it still gives its own vectors.
+    """Convert a float32 model to bfloat16 in place, if the device computes bfloat16 natively.
 
     Args:
-        model: A SentenceTransformer that nobody else uses, with its own tokenizer. What is not
-            in float32 stays as it is.
+        model: A SentenceTransformer that no other thread uses, with its own tokenizer.
 
     Returns:
-        Whether the model can be used; if not, its weights have lost their precision.
+        ``True`` if the model can be used: it was not converted, or its vectors have stayed within
+        ``LEAST_COSINE``. ``False`` if it must be loaded again, since its weights have lost
+        precision.
     """
     import torch
 
     if model.dtype != torch.float32 or not is_native(model.device):
-        logger.info("dtype='auto': the model stays in %s.", model.dtype)
+        logger.info("dtype='auto': the model is not converted and stays in %s.", model.dtype)
         return True
     before = _vectors(model)
     try:
         after = _vectors(model.to(torch.bfloat16))
-    except (RuntimeError, TypeError) as error:  # a layer without a kernel for it
-        logger.warning("dtype='auto': bfloat16 fails with %s; float32 it is.", type(error).__name__)
+    except (RuntimeError, TypeError) as error:  # a layer without a bfloat16 kernel
+        name = type(error).__name__
+        logger.warning("dtype='auto': the model raises %s in bfloat16; using float32.", name)
         return False
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     cosine = float(np.min(np.sum(before * after, axis=1) / lengths))
     if cosine >= LEAST_COSINE:
-        logger.info("dtype='auto': the model runs in bfloat16, cosine to float32 %.5f.", cosine)
+        logger.info("dtype='auto': using bfloat16; smallest cosine to float32 %.5f.", cosine)
         return True
     logger.warning(
-        "dtype='auto': in bfloat16 vectors move to a cosine of %.5f, less than %s; float32 it is.",
+        "dtype='auto': bfloat16 changes vectors to a cosine of %.5f, below %s; using float32.",
         *(cosine, LEAST_COSINE),
     )
     return False
 
 
 def _vectors(model: Any) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    found = model.encode(list(CHECK_TEXTS), convert_to_tensor=True, show_progress_bar=False)
-    vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]] = found.float().cpu().numpy()
+    """Embed the check texts: float32, shape (n_texts, dimension)."""
+    tensor = model.encode(list(CHECK_TEXTS), convert_to_tensor=True, show_progress_bar=False)
+    vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]] = tensor.float().cpu().numpy()
     return vectors

@@ -1,4 +1,4 @@
-"""What the files of a model look like, to see whether another model lies there later."""
+"""Fingerprints of the files of a model, to detect that they were changed after the load."""
 
 from __future__ import annotations
 
@@ -11,57 +11,58 @@ from typing import NamedTuple
 
 from safe_embed.errors import ReloadError
 
+# (path, size in bytes, modification time in ns or the name of the blob in a Hugging Face cache)
 Mark = tuple[str, int, int | str]
 Fingerprint = tuple[Mark, ...]
 
 
 class Identity(NamedTuple):
-    """By what it is known where a model came from: what every later load is held to.
+    """The origin of a loaded model. Every later load must have the same.
 
     Attributes:
-        revision: Of a hub.
-        files: What they look like.
+        revision: The commit on the Hugging Face Hub; ``None`` if it is not known.
+        files: The marks of the model's files; empty if they are not known.
     """
 
     revision: str | None = None
     files: Fingerprint = ()
 
     def agrees(self, other: Identity) -> bool:
-        """Tell whether two loads at about one time have had the same files.
+        """Tell whether two loads have used the same files.
 
         Args:
-            other: Of the other load.
+            other: The identity of the other load.
 
         Returns:
-            Whether the files of one are all among those of the other.
+            Whether the revisions are equal, and the files of one load are a subset of the other's.
         """
-        ours, theirs = set(self.files), set(other.files)
-        return self.revision == other.revision and (ours <= theirs or theirs <= ours)
+        own, others = set(self.files), set(other.files)
+        return self.revision == other.revision and (own <= others or others <= own)
 
 
 def files_changed(paths: Sequence[str]) -> ReloadError:
-    """Make the error of a model whose files are not what they were.
+    """Make the error for a model whose files were changed since it was loaded.
 
     Args:
-        paths: Of those files.
+        paths: Paths of the changed files, or other descriptions; one or more.
 
     Returns:
-        The error.
+        The error; its message names the first path and the number of the others.
     """
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     return ReloadError(
         f"The files of the model have changed since it was loaded: {paths[0]}{more}. Vectors of "
-        "two models must not be mixed. Put the files back, or make a new SafeEncoder for the other "
+        "two models must not be mixed. Restore the files, or make a new SafeEncoder for the new "
         "model.\nモデルのファイルが、読み込んだときから変わっています。ファイルを元に戻すか、"
         "SafeEncoder を作り直してください。"
     )
 
 
 def marks_below(folder: Path) -> Fingerprint:
-    """Note what the files of a folder look like, those behind links too.
+    """Compute the marks of all files in the folder of a model; links are followed.
 
     Args:
-        folder: Of a model. What is hidden in it is no model's, such as what git keeps.
+        folder: The folder. Hidden files and folders, such as .git, are ignored.
 
     Returns:
         The mark of each file.
@@ -71,13 +72,13 @@ def marks_below(folder: Path) -> Fingerprint:
 
 
 def mark_of(path: Path) -> Mark | None:
-    """Note what a file looks like. In a hub's cache it is a link to a blob, named by its content.
+    """Compute the mark of a file.
 
     Args:
-        path: Of the file.
+        path: The file. In a Hugging Face cache it is a link to a blob named by its hash.
 
     Returns:
-        Its path, its size, and its time or the name of its blob; ``None`` if there is no file.
+        Path, size, and modification time or name of the blob; ``None`` if there is no file.
     """
     try:
         stat = path.stat()
@@ -91,11 +92,11 @@ def mark_of(path: Path) -> Mark | None:
 
 
 def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """List the files of a model, whatever links lead to them."""
+    """Yield the files of a folder recursively, in order, and follow links."""
     real = os.path.realpath(folder)
-    if real in above:  # a link leads round
+    if real in above:  # a link to a parent folder
         return
-    with suppress(OSError):  # what is gone is no file
+    with suppress(OSError):  # deleted meanwhile
         for path in sorted(folder.iterdir()):
             if path.name.startswith("."):
                 continue

@@ -1,7 +1,7 @@
-"""Which things that look like a model are none, and what they are for.
+"""Reject objects and folders that are not embedding models, and say what they are for.
 
-They are known by the names of their classes, and by the files that they were stored in: nothing is
-imported or loaded to tell.
+They are recognized by the names of their classes or by their files, without importing or loading
+anything.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from safe_embed.errors import ConfigError
 
 
 class _Use(NamedTuple):
-    """What to say of a kind."""
+    """The second half of the error message for a kind of object, in both languages."""
 
     english: str
     japanese: str
 
 
 _SCORES = _Use(
-    "scores pairs of texts and gives no vectors. Use CrossEncoder.predict to re-rank what was "
-    "found with the vectors of a SentenceTransformer",
+    "scores pairs of texts and does not compute vectors. Use CrossEncoder.predict to re-rank "
+    "search results, and pass a SentenceTransformer or the name of a model here",
     "文章の組に点数を付けるモデルで、ベクトルは作りません。検索結果の並べ替えに "
     "CrossEncoder.predict を使い、ここには SentenceTransformer かモデル名を渡してください。",
 )
 _SPARSE = _Use(
-    "gives sparse vectors, and those are not pooled here. Use its own encode, or pass a "
-    "SentenceTransformer",
+    "computes sparse vectors, which safe_embed does not support. Use its own encode method, or "
+    "pass a SentenceTransformer",
     "疎なベクトルを作るモデルなので、ここでは使えません。そのまま encode を呼ぶか、"
     "SentenceTransformer を渡してください。",
 )
 _MANY = _Use(
-    "gives a vector for each token, not one for a text. Use its own encode, or pass a "
-    "SentenceTransformer",
+    "computes a vector for each token, which safe_embed does not support. Use its own encode "
+    "method, or pass a SentenceTransformer",
     "トークンごとにベクトルを作るモデルなので、ここでは使えません。そのまま encode を呼ぶか、"
     "SentenceTransformer を渡してください。",
 )
 _TOKENIZER = _Use(
-    "is a tokenizer or processor and gives no vectors. Pass the model's name; a tokenizer of your "
-    "own goes into the model, in a loader that sets model.tokenizer",
+    "is a tokenizer or processor and does not compute vectors. Pass the name of the model; to "
+    "replace its tokenizer, pass a loader that sets model.tokenizer",
     "トークナイザーやプロセッサーで、ベクトルは作りません。モデル名を渡してください。"
     "トークナイザーを替えるには、model.tokenizer に代入するローダーを渡します。",
 )
@@ -52,27 +52,27 @@ _PIPELINE = _Use(
     "transformers のパイプラインです。モデル名か SentenceTransformer を渡してください。",
 )
 _MODULE = _Use(
-    "gives no vectors of whole texts by itself. Pass the model's name, or "
+    "does not compute vectors of whole texts by itself. Pass the name of the model, or "
     "SentenceTransformer(modules=[Transformer(name), Pooling(dimension)])",
     "それだけでは文章のベクトルを作りません。モデル名か、"
     "SentenceTransformer(modules=[Transformer(...), Pooling(...)]) を渡してください。",
 )
 _ENCODER = _Use(
-    "embeds texts already. Use it as it is, or pass the model that it was made from",
+    "is an encoder already. Use it directly, or pass the model that it was made from",
     "すでに文章を埋め込めます。そのまま使うか、もとのモデルを渡してください。",
 )
 _NOT_CALLED = _Use(
-    "was not called. Pass SentenceTransformer(name), or the name alone",
+    "is not an instance. Pass SentenceTransformer(name), or only the name",
     "クラスそのものです。SentenceTransformer(モデル名) か、モデル名だけを渡してください。",
 )
 _CLASSIFIER = _Use(
-    "is a classifier, such as a CrossEncoder: it scores texts and gives no vectors. Use "
-    "CrossEncoder.predict to re-rank what was found with the vectors of a SentenceTransformer",
+    "is a classifier, such as a CrossEncoder: it scores texts and does not compute vectors. Use "
+    "CrossEncoder.predict to re-rank search results, and pass a SentenceTransformer here",
     _SCORES.japanese,
 )
 
-# Library and class, or a class that it is below -> what to say. The first along the order in which
-# Python looks for methods counts; None is what is welcome.
+# (Library, class) -> the message for this class and its subclasses; None means accepted. The first
+# match in the method resolution order counts.
 _KINDS: dict[tuple[str, str], _Use | None] = {
     ("sentence_transformers", "CrossEncoder"): _SCORES,
     ("sentence_transformers", "SparseEncoder"): _SPARSE,
@@ -91,36 +91,37 @@ _KINDS: dict[tuple[str, str], _Use | None] = {
     ("optimum", "OptimizedModel"): _MODULE,
     ("torch", "Module"): _MODULE,
 }
-# "model_type" in config_sentence_transformers.json -> what to say.
+# "model_type" in config_sentence_transformers.json -> the message.
 _STORED = {
     "CrossEncoder": _SCORES,
     "SparseEncoder": _SPARSE,
     "MultiVectorEncoder": _MANY,
-    "ColBERT": _MANY,  # as PyLate calls it
+    "ColBERT": _MANY,  # written by PyLate
 }
 
 
-def refuse_other_kinds(found: object, *, loader: bool = False) -> None:
-    """Refuse a thing of another library that is no SentenceTransformer, whether it can be called.
+def refuse_other_kinds(model: object, *, loader: bool = False) -> None:
+    """Reject a known class or object of ML libraries that is not a SentenceTransformer.
 
     Args:
-        found: What was given as the model.
-        loader: Whether a loader has given it.
+        model: The argument ``model`` of the user, or the result of a loader.
+        loader: Whether *model* is the result of a loader.
 
     Raises:
-        ConfigError: If it is of a kind that is known; says what it is for.
+        ConfigError: If *model* is such a class or object, or the class SentenceTransformer itself.
+            Unknown types pass.
     """
-    is_class = isinstance(found, type)
-    kind: type = found if isinstance(found, type) else type(found)
+    is_class = isinstance(model, type)
+    kind: type = model if isinstance(model, type) else type(model)
     use = _use_of(kind)
-    if is_class and use is None and _is_upstream_s(kind):
+    if is_class and use is None and _is_sentence_transformer(kind):
         use = _NOT_CALLED
     if use is None:
         return
     name = f"the class {kind.__name__}" if is_class else _with_article(kind.__name__)
     english, japanese = use
     given, given_ja = (
-        ("The loader gave", f"ローダーが {kind.__name__} を返しました。")
+        ("The loader returned", f"ローダーが {kind.__name__} を返しました。")
         if loader
         else ("model is", f"model に {kind.__name__} が渡されました。")
     )
@@ -128,30 +129,32 @@ def refuse_other_kinds(found: object, *, loader: bool = False) -> None:
 
 
 def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
-    """Refuse a loader that cannot be called as loaders are.
+    """Reject a loader that cannot be called without arguments.
 
     Args:
-        loader: Anything that can be called.
+        loader: Any callable.
 
     Raises:
-        ConfigError: If it needs arguments.
+        ConfigError: If its signature has required arguments; a callable without an inspectable
+            signature passes.
     """
     try:
         signature = inspect.signature(loader, follow_wrapped=False)
-    except (TypeError, ValueError):  # of C code: it is tried
+    except (TypeError, ValueError):  # C code has no signature: the call will show
         return
     try:
         signature.bind()
     except TypeError:
         name = getattr(loader, "__name__", type(loader).__name__)
-        needed = [
-            one.name
-            for one in signature.parameters.values()
-            if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        required = [
+            param.name
+            for param in signature.parameters.values()
+            if param.default is param.empty
+            and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         ]
         msg = (
-            f"model is {name!r}, which can be called, but not without arguments as a loader is: it "
-            f"needs {', '.join(needed)}. Pass a function without arguments that gives a "
+            f"model is {name!r}, a callable that requires {', '.join(required)}. A loader "
+            "must work without arguments. Pass a function without arguments that returns a "
             "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.\n"
             f"{name!r} は引数なしでは呼べません。引数なしで SentenceTransformer を返す関数"
             "（functools.partial など）か、SentenceTransformer を渡してください。"
@@ -159,55 +162,56 @@ def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
         raise ConfigError(msg) from None
 
 
-def refuse_what_is_no_model(found: object, *, loader: bool = False) -> NoReturn:
-    """Refuse a thing that is no SentenceTransformer, of whatever kind.
+def refuse_what_is_no_model(model: object, *, loader: bool = False) -> NoReturn:
+    """Raise the error for an object that is not a SentenceTransformer.
 
     Args:
-        found: What was given as the model.
-        loader: Whether a loader has given it.
+        model: The argument ``model`` of the user, or the result of a loader.
+        loader: Whether *model* is the result of a loader.
 
     Raises:
-        ConfigError: In any case.
+        ConfigError: Always.
     """
-    name = type(found).__name__
+    name = type(model).__name__
     if not loader:
         raise ConfigError(
-            f"model is {_with_article(name)}, and no SentenceTransformer. Pass one, or its name.\n"
+            f"model is {_with_article(name)}. Pass a SentenceTransformer or the name of a model.\n"
             f"model に {name} が渡されました。SentenceTransformer かモデル名を渡してください。"
         )
-    is_name = isinstance(found, str | os.PathLike)
-    hint = " Pass the name of a model by itself, not from a loader." if is_name else ""
+    is_name = isinstance(model, str | os.PathLike)
+    hint = " To load a model by its name, pass the name instead of a loader." if is_name else ""
     raise ConfigError(
-        f"The loader gave {_with_article(name)}. It must give a SentenceTransformer.{hint}\n"
+        f"The loader returned {_with_article(name)}. It must return a SentenceTransformer.{hint}\n"
         f"ローダーが {name} を返しました。SentenceTransformer を返してください。"
     )
 
 
 def refuse_other_files(spec: str, options: Mapping[str, Any]) -> None:
-    """Refuse a folder, or a name in the hub's cache, whose files say that it is of another kind.
+    """Reject a stored model whose files show that it is not an embedding model.
 
-    sentence-transformers would take its Transformer and put a mean over tokens behind, for which it
+    sentence-transformers would load its Transformer and append mean pooling, for which the model
     was never trained.
 
     Args:
-        spec: The folder or name.
+        spec: A folder, or the name of a model in the Hugging Face cache.
         options: Arguments for ``SentenceTransformer``.
 
     Raises:
-        ConfigError: If that is certain; says what it is for.
+        ConfigError: If the files say so; models that are not in the cache pass.
     """
     name = "CrossEncoder"
-    said = _read(_file(spec, "config_sentence_transformers.json", options)).get("model_type")
-    use = _STORED.get(said) if isinstance(said, str) else None
+    config = _read_json(_find(spec, "config_sentence_transformers.json", options))
+    model_type = config.get("model_type")
+    use = _STORED.get(model_type) if isinstance(model_type, str) else None
     if use is not None:
-        name = str(said)
-    elif _file(spec, "modules.json", options) is False:
-        config = _read(_file(spec, "config.json", options))
-        written, kinds = config.get("sentence_transformers"), config.get("architectures")
-        if isinstance(written, dict) and "activation_fn" in written:
+        name = str(model_type)
+    elif _find(spec, "modules.json", options) is False:
+        config = _read_json(_find(spec, "config.json", options))
+        settings, classes = config.get("sentence_transformers"), config.get("architectures")
+        if isinstance(settings, dict) and "activation_fn" in settings:
             use = _SCORES
-        elif isinstance(kinds, list) and str(kinds[:1]).endswith("ForSequenceClassification']"):
-            name, use = str(kinds[0]), _CLASSIFIER
+        elif isinstance(classes, list) and str(classes[:1]).endswith("ForSequenceClassification']"):
+            name, use = str(classes[0]), _CLASSIFIER
     if use is not None:
         english, japanese = use
         raise ConfigError(
@@ -217,25 +221,27 @@ def refuse_other_files(spec: str, options: Mapping[str, Any]) -> None:
 
 
 def _use_of(kind: type) -> _Use | None:
-    for one in kind.__mro__:
-        key = one.__module__.partition(".")[0], one.__name__
+    """Return the message for a class; ``None`` if it is accepted or unknown."""
+    for base in kind.__mro__:
+        key = base.__module__.partition(".")[0], base.__name__
         if key in _KINDS:
             return _KINDS[key]
     return None
 
 
-def _is_upstream_s(kind: type) -> bool:
-    """Tell a SentenceTransformer of upstream's own; a user's below it may be a loader, called."""
+def _is_sentence_transformer(kind: type) -> bool:
+    """Whether *kind* is the class itself; a user's subclass may be a loader without arguments."""
     library = kind.__module__.partition(".")[0]
     return (library, kind.__name__) == ("sentence_transformers", "SentenceTransformer")
 
 
 def _with_article(name: str) -> str:
+    """Put "a" or "an" in front of a name: ``a Pooling``."""
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
 
 
-def _file(spec: str, name: str, options: Mapping[str, Any]) -> Path | Literal[False] | None:
-    """Find a file of a model: False where there is none, ``None`` where that is not known."""
+def _find(spec: str, name: str, options: Mapping[str, Any]) -> Path | Literal[False] | None:
+    """Find a file of a model: ``False`` if it does not exist, ``None`` if that is not known."""
     folder = Path(spec)
     if folder.is_dir():
         path = folder / name
@@ -245,18 +251,20 @@ def _file(spec: str, name: str, options: Mapping[str, Any]) -> Path | Literal[Fa
     repository = spec if "/" in spec else f"sentence-transformers/{spec}"
     cache = options.get("cache_folder") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     try:
-        found = try_to_load_from_cache(
+        cached = try_to_load_from_cache(
             repository, name, cache and os.fspath(cache), revision=options.get("revision")
         )
-    except (OSError, ValueError):  # no name that the hub could have
+    except (OSError, ValueError):  # not a valid name of a repository
         return None
-    return Path(found) if isinstance(found, str) else False if found is _CACHED_NO_EXIST else None
+    if isinstance(cached, str):
+        return Path(cached)
+    return False if cached is _CACHED_NO_EXIST else None
 
 
-def _read(path: Path | Literal[False] | None) -> dict[str, Any]:
-    """Read a file of JSON; what cannot be read, or is no object, says nothing."""
+def _read_json(path: Path | Literal[False] | None) -> dict[str, Any]:
+    """Read a JSON object from a file; empty if it cannot be read or is not an object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,8 +1,8 @@
-"""The model's tokenizer, called as sentence-transformers calls it, but never truncating.
+"""Tokenize texts exactly as sentence-transformers does, but without truncation.
 
-Three kinds come along: fast tokenizers of transformers (Rust), slow ones (Python; the Japanese
-BERTs with MeCab inside), and the bare ``tokenizers.Tokenizer`` of a StaticEmbedding. None of them
-is used by two threads at once, and none is handed a whole long text.
+Three kinds of tokenizers are supported: fast tokenizers of transformers (Rust), slow ones (Python,
+such as those of Japanese BERTs with MeCab), and the bare ``tokenizers.Tokenizer`` of a
+StaticEmbedding. A tokenizer is never used by two threads at once.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# How much of a long text is read to keep its first tokens: Latin text has 5 characters a token.
+# Characters of a long text that are tokenized for each token to keep: Latin text has about 5.
 _HEAD_CHARS_PER_TOKEN = 8
-# The tokenizer's own records take some 100 bytes a token: so much text is read at a time.
+# Characters that are tokenized at a time: the tokenizer's results take some 100 bytes for a token.
 _PORTION_CHARS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReader:
-    """Reads chunks for one model with one prompt; the ``Reader`` of chunking.
+    """Tokenizes chunks for one model and one prompt; implements the protocol ``Reader``.
 
     Args:
         module: The first module of the model.
-        tokenizer: Its tokenizer, or a private copy where others use the model too.
-        prompt: What goes in front of every chunk.
+        tokenizer: The tokenizer of the model, or a copy if other threads use the model.
+        prompt: The text in front of every chunk.
     """
 
     module: Any
@@ -44,29 +44,28 @@ class ModelReader:
 
     @property
     def overhead_tokens(self) -> int:
-        """Tokens of the prompt and the special tokens."""
+        """Number of tokens of an empty chunk: those of the prompt and the special tokens."""
         return len(self.encode([""])[0])
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt and the special token before it, which INSTRUCTOR models skip."""
+        """Number of tokens of the prompt and the special token before it; INSTRUCTOR skips them."""
         ids = self.encode([""])[0].ids
         special = getattr(self.tokenizer, "all_special_ids", ())
         return len(ids) - (len(ids) > 0 and int(ids[-1]) in special)
 
     def count(self, pieces: Sequence[str]) -> list[int]:
-        """Count the tokens of each piece by itself, without special tokens and prompt.
+        """Count the tokens of each piece, without special tokens and prompt.
 
         Args:
             pieces: Any strings.
 
         Returns:
-            Their numbers of tokens.
+            The number of tokens of each piece.
         """
         counts: list[int] = []
-        for part in self._portions(pieces):
-            found = self._tokenize(part, special=False)
-            counts += map(len, found)
+        for portion in self._portions(pieces):
+            counts += map(len, self._tokenize(portion, special=False))
         return counts
 
     def encode(self, pieces: Sequence[str]) -> list[Encoding]:
@@ -76,40 +75,40 @@ class ModelReader:
             pieces: Any strings.
 
         Returns:
-            Their encodings, never truncated.
+            The encoding of each piece, with special tokens and prompt; never truncated.
         """
-        found: list[Encoding] = []
-        for part in self._portions([self.prompt + piece for piece in pieces]):
-            found += self._encodings(self._tokenize(part, special=True))
-        return found
+        encodings: list[Encoding] = []
+        for portion in self._portions([self.prompt + piece for piece in pieces]):
+            encodings += self._encodings(self._tokenize(portion, special=True))
+        return encodings
 
     def truncate(self, text: str, limit: int) -> tuple[Encoding, bool]:
-        """Encode a text as upstream does when it truncates, but read no more than needed.
+        """Encode and truncate a text as upstream does, but tokenize only as much as needed.
 
         Args:
             text: Any string.
-            limit: Tokens to keep, special tokens and prompt included.
+            limit: Number of tokens to keep, special tokens and prompt included.
 
         Returns:
-            The encoding, and whether anything was cut.
+            The encoding of at most *limit* tokens, and whether the text was truncated.
         """
         head = text[: _HEAD_CHARS_PER_TOKEN * limit]
         while len(whole := self.encode([head])[0]) <= limit and len(head) < len(text):
             head = text[: 2 * len(head)]
         if len(whole) <= limit:
             return whole, False
-        found = self._tokenize([self._prepared(self.prompt + head)], special=True, limit=limit)
-        return self._encodings(found)[0], True
+        truncated = self._tokenize([self._prepared(self.prompt + head)], special=True, limit=limit)
+        return self._encodings(truncated)[0], True
 
     def kept_chars(self, text: str, limit: int) -> int:
-        """Find how much of a text fits.
+        """Find the longest beginning of a text that fits into a number of tokens.
 
         Args:
-            text: A text that does not fit.
-            limit: Tokens that fit, special tokens and prompt included.
+            text: A text with more than *limit* tokens.
+            limit: Largest number of tokens, special tokens and prompt included.
 
         Returns:
-            Length of the longest beginning that fits, in code points.
+            Length of this beginning in code points.
         """
 
         def size(chars: int) -> int:
@@ -124,15 +123,16 @@ class ModelReader:
     def features(
         self, encodings: Sequence[Encoding], rows: int = 0, columns: int = 0
     ) -> dict[str, Any]:
-        """Make the model's input of the encodings of a batch.
+        """Make the input tensors of the model for a batch.
 
         Args:
-            encodings: One or more.
-            rows: How many rows there must be at least; the last encoding fills them up.
-            columns: How many tokens a row must have at least, with padding.
+            encodings: One or more encodings.
+            rows: Smallest number of rows; missing rows repeat the last encoding.
+            columns: Smallest number of columns, padding included.
 
         Returns:
-            The tensors that upstream's own preprocessing gives for the same chunks.
+            The same tensors, by name, as upstream's preprocessing returns for the same chunks:
+            int64, shape (rows, columns); for a StaticEmbedding flat ``input_ids`` and ``offsets``.
         """
         import torch
 
@@ -142,17 +142,18 @@ class ModelReader:
             flat = np.concatenate([encoding.ids for encoding in encodings]).astype(np.int64)
             offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
             return {"input_ids": torch.from_numpy(flat), "offsets": torch.from_numpy(offsets)}
-        places = np.arange(max(columns, int(lengths.max())))
+        positions = np.arange(max(columns, int(lengths.max())))
         if self.tokenizer.padding_side == "left":
-            places = places[::-1]
-        mask = places < lengths[:, None]
+            positions = positions[::-1]
+        mask = positions < lengths[:, None]
+        ids = [encoding.ids for encoding in encodings]
         features: dict[str, Any] = {
-            "input_ids": _padded([e.ids for e in encodings], mask, self.tokenizer.pad_token_id),
+            "input_ids": _padded(ids, mask, self.tokenizer.pad_token_id),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
-        kinds = [encoding.type_ids for encoding in encodings if encoding.type_ids is not None]
-        if kinds:
-            features["token_type_ids"] = _padded(kinds, mask, self.tokenizer.pad_token_type_id)
+        type_ids = [encoding.type_ids for encoding in encodings if encoding.type_ids is not None]
+        if type_ids:
+            features["token_type_ids"] = _padded(type_ids, mask, self.tokenizer.pad_token_type_id)
         if hasattr(self.module, "modality_config"):  # from sentence-transformers 6 on
             features["modality"] = "text"
         if self.prompt:
@@ -165,7 +166,7 @@ class ModelReader:
         return not hasattr(self.tokenizer, "model_input_names")
 
     def _portions(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Prepare texts, and part them: the tokenizer's records of one portion are held."""
+        """Preprocess texts and split them into portions of bounded size, to bound memory use."""
         if self._is_prepared_here:
             texts = [self._prepared(text) for text in texts]
         return portions(texts, _PORTION_CHARS)
@@ -173,35 +174,39 @@ class ModelReader:
     def _tokenize(
         self, texts: Sequence[str], *, special: bool, limit: int | None = None
     ) -> list[Any]:
-        """Give what the tokenizer says of each text, whichever kind it is; its length is known."""
+        """Return for each text a record with ``ids`` and ``type_ids``, cut to *limit* tokens."""
         if self._backend is None:
-            return self._slow(texts, special=special, limit=limit)
+            return self._tokenize_slowly(texts, special=special, limit=limit)
         _set_truncation(self._backend, limit)
         special = special and not self._is_static
-        found: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=special)
-        return found
+        records: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=special)
+        return records
 
-    def _encodings(self, found: Sequence[Any]) -> list[Encoding]:
-        """Put the ids of one portion into one array, that each encoding is a part of."""
-        ends = list(accumulate(map(len, found), initial=0))
-        ids = _flat((one.ids for one in found), ends[-1])
-        kinds = _flat((one.type_ids for one in found), ends[-1]) if self._is_typed else None
+    def _encodings(self, records: Sequence[Any]) -> list[Encoding]:
+        """Convert the records of one portion; the encodings are views of one shared array."""
+        ends = list(accumulate(map(len, records), initial=0))
+        ids = _flat((record.ids for record in records), ends[-1])
+        types = _flat((record.type_ids for record in records), ends[-1]) if self._is_typed else None
         return [
-            Encoding(ids[start:end], None if kinds is None else kinds[start:end])
+            Encoding(ids[start:end], None if types is None else types[start:end])
             for start, end in pairwise(ends)
         ]
 
     @property
     def _backend(self) -> Any:
-        """The Rust tokenizer inside, or ``None`` in a slow tokenizer."""
+        """The Rust tokenizer; ``None`` for a slow tokenizer."""
         return self.tokenizer if self._is_static else getattr(self.tokenizer, "_tokenizer", None)
 
     @property
     def _is_typed(self) -> bool:
+        """Whether the model reads segment ids."""
         return "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
 
-    def _slow(self, texts: Sequence[str], *, special: bool, limit: int | None) -> list[_Slow]:
-        found = self.tokenizer(
+    def _tokenize_slowly(
+        self, texts: Sequence[str], *, special: bool, limit: int | None
+    ) -> list[_SlowRecord]:
+        """Do what ``_tokenize`` does with a slow tokenizer."""
+        batch = self.tokenizer(
             texts,
             add_special_tokens=special,
             padding=False,
@@ -209,22 +214,24 @@ class ModelReader:
             max_length=limit,
             verbose=False,
         )
-        return list(map(_Slow, found["input_ids"], found.get("token_type_ids", found["input_ids"])))
+        ids = batch["input_ids"]
+        return list(map(_SlowRecord, ids, batch.get("token_type_ids", ids)))
 
     @property
     def _is_prepared_here(self) -> bool:
-        """Whether sentence-transformers does something to texts before it tokenizes: 5 does."""
+        """Whether texts must be preprocessed here: as sentence-transformers 5 does, but not 6."""
         return not (self._is_static or hasattr(self.module, "preprocess"))
 
     def _prepared(self, text: str) -> str:
+        """Strip a text, and convert it to lower case if the model does, where it is needed."""
         if not self._is_prepared_here:
             return text
         text = text.strip()
         return text.lower() if getattr(self.module, "do_lower_case", False) else text
 
 
-class _Slow:
-    """What a slow tokenizer says of a text, in the form of a fast one's record."""
+class _SlowRecord:
+    """The result of a slow tokenizer for one text, in the form of a fast tokenizer's record."""
 
     __slots__ = ("ids", "type_ids")
 
@@ -236,23 +243,23 @@ class _Slow:
 
 
 def check_module(module: Any) -> None:
-    """Refuse a model whose input cannot be counted here.
+    """Reject a model whose tokens cannot be counted.
 
     Args:
         module: The first module of the model.
 
     Raises:
-        ConfigError: If it is neither a text Transformer nor a StaticEmbedding, or its tokenizer
-            cannot pad.
+        ConfigError: If it is neither a text Transformer nor a StaticEmbedding, or its tokenizer has
+            no padding token.
     """
     tokenizer = getattr(module, "tokenizer", None)
     countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
-    # A Router has a tokenizer for each of its routes, and shows only one of them.
+    # A Router has several tokenizers, one for each route, but only one as its attribute.
     countable = countable and not hasattr(module, "sub_modules")
     if not countable or "message" in getattr(module, "modality_config", ()):
         msg = (
-            f"The model begins with {type(module).__name__}, whose input safe_embed cannot count. "
-            "Use a model that begins with a text Transformer or a StaticEmbedding."
+            f"The first module of the model is {type(module).__name__}, whose tokens safe_embed "
+            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding."
         )
         raise ConfigError(msg)
     if hasattr(tokenizer, "model_input_names"):
@@ -260,19 +267,19 @@ def check_module(module: Any) -> None:
 
 
 def _check_padding(tokenizer: Any) -> None:
-    """Refuse a tokenizer that upstream could not make a batch with either."""
+    """Raise ConfigError if a tokenizer has no padding token; upstream cannot use it either."""
     padding = getattr(tokenizer, "pad_token_id", None)
     if padding is not None and padding >= 0:
         return
     kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
-    other = next((one for one in kinds if getattr(tokenizer, one, None)), None)
-    how = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
+    other = next((name for name in kinds if getattr(tokenizer, name, None)), None)
+    value = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
     raise ConfigError(
-        f"The tokenizer, {type(tokenizer).__name__}, has no padding token, without which texts of "
-        "different lengths make no batch. Give it one where the model is loaded, in a loader:\n"
+        f"The tokenizer, {type(tokenizer).__name__}, has no padding token, which is needed for "
+        "batches of texts of different lengths. Set it in a function that loads the model:\n"
         "def load():\n"
         "    model = SentenceTransformer(...)\n"
-        f"    model.tokenizer.pad_token = model.{how}\n"
+        f"    model.tokenizer.pad_token = model.{value}\n"
         "    return model\n"
         "encoder = SafeEncoder(load)\n"
         "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
@@ -281,7 +288,7 @@ def _check_padding(tokenizer: Any) -> None:
 
 
 def _set_truncation(backend: Any, limit: int | None) -> None:
-    """Set what a fast tokenizer keeps between calls; upstream's own calls leave it changed."""
+    """Set the padding and truncation of a fast tokenizer, which upstream's calls leave changed."""
     if backend.padding is not None:
         backend.no_padding()
     if limit is not None:
@@ -291,14 +298,14 @@ def _set_truncation(backend: Any, limit: int | None) -> None:
 
 
 def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
-    """Part texts so that each portion but the longest texts is of bounded size.
+    """Split a sequence of texts into portions of bounded total length; no text is cut.
 
     Args:
         texts: Any strings.
-        most_chars: A portion ends where it exceeds this.
+        most_chars: A portion ends after the text with which its length exceeds this.
 
     Yields:
-        The texts, in order; no portion is empty.
+        The portions, in order; none is empty.
     """
     start = size = 0
     for index, text in enumerate(texts):
@@ -311,11 +318,12 @@ def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
 
 
 def _flat(rows: Iterable[Sequence[int]], size: int) -> NDArray[np.int32]:
+    """Concatenate rows into one array of *size* numbers."""
     return np.fromiter(chain.from_iterable(rows), np.int32, size)
 
 
 def _padded(rows: Sequence[NDArray[np.int32]], mask: NDArray[np.bool_], fill: int) -> torch.Tensor:
-    """Lay rows of different lengths into the places that *mask* names."""
+    """Write the rows into the ``True`` positions of *mask*, and *fill* elsewhere; int64."""
     import torch
 
     table = np.full(mask.shape, fill, dtype=np.int64)

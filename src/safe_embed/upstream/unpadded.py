@@ -1,7 +1,7 @@
-"""Batches without padding: chunks one after another in one row, each attending to itself alone.
+"""Run a batch on a CPU without padding: all chunks in one row, attention within each chunk only.
 
-sentence-transformers does this with FlashAttention on a GPU; here it is for processors. Everything
-but attention works on single tokens, so it is attention alone that must know where chunks begin.
+sentence-transformers does the same with FlashAttention on GPUs. All layers except attention work on
+single tokens, so that only attention needs to know where chunks begin.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ from safe_embed.batching import STEP
 if TYPE_CHECKING:
     import torch
 
-# Architectures whose attention sees nothing of other tokens but through the function below, in the
-# version of transformers that the tests see; any other pads.
+# Architectures whose tokens interact only through the attention function below, in the version of
+# transformers that the tests run with. Any other model runs with padding.
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
-# Modules of sentence-transformers that read no more of a Transformer than the vectors of tokens and
-# the padded input. Behind any other, and behind a user's own, batches are padded.
+# Modules of sentence-transformers that read only the token vectors and the padded input. A model
+# with any other module after its Transformer, such as a user's own, runs with padding.
 _READ_TOKENS = ("Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "WordWeights", "CNN")
-# What a Transformer is given in one row.
+# The inputs of a Transformer that are put into one row.
 _INPUT = frozenset({"input_ids", "token_type_ids", "position_ids"})
 
 
 class NotAskedError(RuntimeError):
-    """The model has computed attention without asking for it here, or gives more than tokens."""
+    """The model did not use the attention function of this module, or returns more than tokens."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What a thread is working on.
+    """The batch that a thread is computing.
 
     Attributes:
         features: The padded input.
-        mask: Where its tokens are, of shape (n, columns).
-        runs: (chunks, tokens of each), of equal length, in order.
-        asked: How often attention was asked for.
+        mask: Whether a position holds a token, bool, shape (n, columns).
+        runs: For each run of consecutive chunks of equal length: (number of chunks, tokens of each
+            chunk).
+        asked: Number of calls of the attention function.
     """
 
     features: dict[str, Any]
@@ -56,26 +57,26 @@ class _Batch:
 
 
 class _Now(threading.local):
-    """The batch of this thread: another may use the same model, padded, at the same moment."""
+    """The batch of the current thread; other threads may run the same model with padding."""
 
     batch: _Batch | None = None
 
 
 _now = _Now()
-# Of models in work, by the id of their configuration: their own attention, and by how many threads.
+# id of a running model's configuration -> (its own attention implementation, number of threads).
 _users: dict[int, tuple[Any, int]] = {}
 _changing = threading.Lock()
 
 
-def _forget() -> None:
-    """After a fork: threads that were at work are not in the child."""
-    global _changing  # noqa: PLW0603 a lock that a vanished thread holds is never released
+def _reset_after_fork() -> None:
+    """Reset lock and counts in a forked child, where the threads that held them do not exist."""
+    global _changing  # noqa: PLW0603 the old lock may be held by a thread of the parent
     _changing = threading.Lock()
     _users.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def is_supported(model: Any) -> bool:
@@ -85,7 +86,8 @@ def is_supported(model: Any) -> bool:
         model: A SentenceTransformer.
 
     Returns:
-        Yes for the architectures named above, as transformers itself runs them on a CPU.
+        Whether it is one of ``_ARCHITECTURES`` with the standard classes, on a CPU, and nothing
+        else reads or changes the output of its Transformer.
     """
     first, *others = model
     inner = getattr(first, "auto_model", None)
@@ -99,46 +101,49 @@ def is_supported(model: Any) -> bool:
         and model.device.type == "cpu"
         and model.tokenizer.padding_side == "right"
         and _gives_tokens(first)
-        and all(_is_upstream_s(one, _READ_TOKENS) for one in others)
-        and not any(getattr(one, "_compiled_call_impl", None) for one in (model, first, inner))
+        and all(_is_upstream_class(module, _READ_TOKENS) for module in others)
+        and not any(
+            getattr(module, "_compiled_call_impl", None) for module in (model, first, inner)
+        )
     )
 
 
 def _gives_tokens(first: Any) -> bool:
-    """Tell whether a Transformer gives a vector for each token, and nothing else but those."""
+    """Whether a Transformer returns token vectors, nothing else, and has no hooks of others."""
     hooks = [
         hook
-        for one in (first, first.auto_model)
-        for kind in ("_forward_pre_hooks", "_forward_hooks")  # torch shows them nowhere else
-        for hook in getattr(one, kind).values()
+        for module in (first, first.auto_model)
+        for kind in ("_forward_pre_hooks", "_forward_hooks")  # torch has no public attribute
+        for hook in getattr(module, kind).values()
     ]
     return (
-        _is_upstream_s(first, ("Transformer",))
-        # sentence-transformers 6 calls it by other names for poolers, scores …; 5 knows one.
+        _is_upstream_class(first, ("Transformer",))
+        # In sentence-transformers 6 the output may be a pooler's, scores …; 5 has only tokens.
         and getattr(first, "module_output_name", "token_embeddings") == "token_embeddings"
         and not first.auto_model.config.output_hidden_states
         and all(hook in (_flatten, _pad) for hook in hooks)
     )
 
 
-def _is_upstream_s(module: Any, names: tuple[str, ...]) -> bool:
-    """Tell whether a module is of one of these classes, and not of a user's own below them."""
+def _is_upstream_class(module: Any, names: tuple[str, ...]) -> bool:
+    """Whether a module is of one of these classes of sentence-transformers, not a subclass."""
     kind = type(module)
     return kind.__name__ in names and kind.__module__.startswith("sentence_transformers.")
 
 
 def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
-    """Do what ``model(features)`` does, without computing anything for padding.
+    """Compute ``model(features)`` without computing anything for padding tokens.
 
     Args:
-        model: A SentenceTransformer that :func:`is_supported`.
-        features: The input of a padded batch; changed, as upstream changes it.
+        model: A SentenceTransformer for which :func:`is_supported` returns ``True``.
+        features: The input of a padded batch; modified in place, as ``model(features)`` does.
 
     Returns:
-        The features with ``sentence_embedding``, of shape (n, dimension).
+        The features with ``sentence_embedding``, shape (n, dimension).
 
     Raises:
-        NotAskedError: If it cannot be done, against all expectation.
+        NotAskedError: If the model did not use the attention function of this module in each layer,
+            or returned more than token vectors.
     """
     _prepare(model[0])
     mask = features["attention_mask"].bool()
@@ -149,19 +154,19 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
     with _attending(model[0].auto_model.config):
         _now.batch = _Batch(features, mask, runs)
         try:
-            found: dict[str, Any] = model(features)
+            result: dict[str, Any] = model(features)
         finally:
             _now.batch = None
-    return found
+    return result
 
 
 @contextmanager
 def _attending(config: Any) -> Iterator[None]:
-    """Have a model ask for the attention below, until the last who wants it has left."""
+    """Make a model use the attention function below, until the last thread has left the block."""
     with _changing:
         before, users = _users.get(id(config)) or (config._attn_implementation, 0)  # noqa: SLF001
         _users[id(config)] = before, users + 1
-        # Its public setter looks through all modules, for each batch.
+        # The public setter visits all modules, which is too slow for each batch.
         config._attn_implementation = _NAME  # noqa: SLF001
     try:
         yield
@@ -175,19 +180,19 @@ def _attending(config: Any) -> Iterator[None]:
 
 
 def _prepare(first: Any) -> None:
-    """Put the hooks below around a model's Transformer, and make the attention known, once."""
-    if _flatten in first._forward_pre_hooks.values():  # noqa: SLF001 a copy of a model has them too
+    """Register the hooks below on a model's Transformer and the attention function, once."""
+    if _flatten in first._forward_pre_hooks.values():  # noqa: SLF001 a copied model has them too
         return
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
     first.register_forward_pre_hook(_flatten)
-    first.register_forward_hook(_pad, prepend=True)  # others see what is padded
+    first.register_forward_hook(_pad, prepend=True)  # hooks of others get padded output
 
 
 def _flatten(first: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Before the Transformer: put all tokens into one row."""
+    """Hook before the Transformer: put the tokens of the batch into one row, without padding."""
     import torch
 
     batch = _now.batch
@@ -204,40 +209,44 @@ def _flatten(first: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _pad(first: Any, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001 torch's signature
-    """After it: put the vectors of tokens where the padded batch has them."""
+    """Hook after the Transformer: put the token vectors into the shape of the padded batch.
+
+    Raises NotAskedError if the output is not one row of token vectors, or a layer did not use the
+    attention function of this module.
+    """
     batch = _now.batch
     if batch is None:
         return given
-    # Whatever else it gives is of the one row, where a chunk has no place of its own.
+    # Any other output would be about the whole row, not about single chunks.
     others = given.keys() - _INPUT - {"token_embeddings"}
-    found = given.get("token_embeddings")
+    embeddings = given.get("token_embeddings")
     size = sum(count * length for count, length in batch.runs)
-    if others or found is None or found.shape[:-1] != (1, size):
+    if others or embeddings is None or embeddings.shape[:-1] != (1, size):
         raise NotAskedError
     if batch.asked != first.auto_model.config.num_hidden_layers:
         raise NotAskedError
-    tokens = found[0]
+    tokens = embeddings[0]
     table = tokens.new_zeros((*batch.mask.shape, tokens.shape[-1]))
     table[batch.mask] = tokens[: int(batch.mask.sum())]
     return {**batch.features, "token_embeddings": table}
 
 
 def _positions(inner: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Number the tokens of each row as the architecture does."""
+    """Return the position ids of padded rows of token ids, as the architecture numbers them."""
     import torch
 
     if inner.config.model_type in {"bert", "modernbert"}:
         return torch.arange(ids.shape[1]).expand(ids.shape)
-    # From the id of padding on, which itself does not count. Source: transformers,
-    # create_position_ids_from_input_ids, after fairseq.
+    # Positions begin after the id of the padding token; padding tokens are not counted.
+    # Source: transformers, create_position_ids_from_input_ids, after fairseq.
     padding = inner.config.pad_token_id
-    counted = (ids != padding).long()
-    positions: torch.Tensor = counted.cumsum(dim=1) * counted + padding
+    is_token = (ids != padding).long()
+    positions: torch.Tensor = is_token.cumsum(dim=1) * is_token + padding
     return positions
 
 
 def _mask(*args: Any, **options: Any) -> Any:
-    """Make no mask: chunks that are not there cannot be seen."""
+    """Return no mask for a batch in one row; otherwise that of transformers."""
     from transformers.masking_utils import sdpa_mask
 
     return sdpa_mask(*args, **options) if _now.batch is None else None
@@ -251,10 +260,10 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each chunk; chunks of the same length go together.
+    """Compute attention within each chunk; chunks of the same length are computed together.
 
-    Arguments and result are those of transformers' own functions: (1, heads, tokens, width) in,
-    (1, tokens, heads, width) out.
+    Arguments and result are those of transformers' attention functions: input of shape (1, heads,
+    tokens, width), output of shape (1, tokens, heads, width).
     """
     import torch
     from transformers.integrations import sdpa_attention
@@ -262,17 +271,17 @@ def _attention(
     sdpa: Any = sdpa_attention.sdpa_attention_forward
     batch = _now.batch
     if batch is None:
-        found: tuple[torch.Tensor, None] = sdpa(
+        output: tuple[torch.Tensor, None] = sdpa(
             module, query, key, value, attention_mask, **options
         )
-        return found
+        return output
     batch.asked += 1
     parts, start = [], 0
     for count, length in batch.runs:
         end = start + count * length
         rows = [
-            one[0, :, start:end].reshape(one.shape[1], count, length, -1).transpose(0, 1)
-            for one in (query, key, value)
+            states[0, :, start:end].reshape(states.shape[1], count, length, -1).transpose(0, 1)
+            for states in (query, key, value)
         ]
         window = _window(length, options.get("sliding_window"))
         out, _ = sdpa(module, *rows, window, **options)
@@ -282,10 +291,13 @@ def _attention(
 
 
 def _window(length: int, reach: int | None) -> torch.Tensor | None:
-    """Say which tokens see each other where a layer looks no further than *reach* - 1 tokens."""
+    """Return the mask, shape (1, 1, length, length), of tokens fewer than *reach* apart, or None.
+
+    ``None`` if all tokens of a chunk attend to each other.
+    """
     import torch
 
     if reach is None or length <= reach:
         return None
-    places = torch.from_numpy(np.arange(length))
-    return ((places[:, None] - places).abs() < reach)[None, None]
+    positions = torch.from_numpy(np.arange(length))
+    return ((positions[:, None] - positions).abs() < reach)[None, None]
