@@ -237,7 +237,7 @@ def test_what_may_stand_for_a_splitter(spec: object, expected: Splitter) -> None
 @pytest.mark.parametrize("spec", ["sentences", "", None, 3, ["。"]])
 def test_what_is_no_splitter_is_refused(spec: object) -> None:
     """Anything else is named, with what would do."""
-    told = f"splitter={shown(spec)} is no splitter. Use 'pun"
+    told = f"splitter={shown(spec)} is not a splitter. Use 'pun"
     with pytest.raises(ConfigError, match=re.escape(told)):
         resolve_splitter(spec)
 
