@@ -1,4 +1,4 @@
-"""The pieces of many texts as a table of numpy columns, which is faster than one object each."""
+"""The pieces of many texts as a table of numpy columns: faster than an object each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ IntArray = NDArray[np.int64]
 
 
 class Unit(NamedTuple):
-    """One piece: numbers of its text and of its span of the first splitter, code points, tokens."""
+    """A piece: indices of its text and its top span (by the first splitter), position, tokens."""
 
-    which: int
+    text_index: int
     top: int
     start: int
     end: int
@@ -29,7 +29,7 @@ class Unit(NamedTuple):
 class Pieces:
     """A column for each field of :class:`Unit`, ordered by text and start; a place is a row."""
 
-    which: IntArray
+    text_index: IntArray
     top: IntArray
     start: IntArray
     end: IntArray
@@ -52,15 +52,15 @@ class Pieces:
 
     def __len__(self) -> int:
         """Count the pieces."""
-        return len(self.which)
+        return len(self.text_index)
 
     def places(self) -> Iterator[tuple[int, int, int]]:
         """Return (text number, start, end) of each piece."""
-        return zip(self.which.tolist(), self.start.tolist(), self.end.tolist(), strict=True)
+        return zip(self.text_index.tolist(), self.start.tolist(), self.end.tolist(), strict=True)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """Return the characters of each piece without the blanks at its ends, as the model reads it."""
-        return [texts[which][start:end].strip() for which, start, end in self.places()]
+        """Return the characters of each piece, without blanks at its ends, which cost tokens."""
+        return [texts[text_index][start:end].strip() for text_index, start, end in self.places()]
 
     def units(self, places: Sequence[int] | IntArray | None = None) -> list[Unit]:
         """Return the pieces at *places*, or all of them, as units."""
@@ -73,7 +73,7 @@ class Pieces:
 
     def of_texts(self, indices: Sequence[int]) -> Pieces:
         """Return the pieces of the texts with these numbers."""
-        return self._at(np.isin(self.which, indices))
+        return self._at(np.isin(self.text_index, indices))
 
     def without(self, places: Sequence[int] | IntArray) -> Pieces:
         """Return the pieces except those at *places*."""
@@ -82,7 +82,7 @@ class Pieces:
     def with_others(self, others: Pieces) -> Pieces:
         """Return the pieces of both tables, ordered by text and start."""
         both = Pieces(*map(np.concatenate, zip(self._columns(), others._columns(), strict=True)))
-        return both._at(np.lexsort((both.start, both.which)))
+        return both._at(np.lexsort((both.start, both.text_index)))
 
     def joined(self, firsts: Sequence[int], ends: Sequence[int]) -> Pieces:
         """Join each run of pieces, ``firsts[i]`` to ``ends[i]``; tokens stay those of its first."""
@@ -92,7 +92,7 @@ class Pieces:
 
     def groups(self, *, by_top: bool = False) -> Iterator[tuple[int, int]]:
         """Return (first, end) places of the pieces of each text, or of each of its top spans."""
-        is_new = self.which[1:] != self.which[:-1]
+        is_new = self.text_index[1:] != self.text_index[:-1]
         if by_top:
             is_new |= self.top[1:] != self.top[:-1]
         starts = (np.flatnonzero(is_new) + 1).tolist()
@@ -104,4 +104,4 @@ class Pieces:
 
     def _columns(self) -> tuple[IntArray, ...]:
         """Return the columns in the order of the fields of :class:`Unit`."""
-        return self.which, self.top, self.start, self.end, self.tokens
+        return self.text_index, self.top, self.start, self.end, self.tokens
