@@ -196,8 +196,8 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
             break
     if last_end != len(text):
         msg = (
-            f"{name} gave spans up to {shown(last_end)} for a text of {len(text)} characters. Spans "
-            "must cover the whole text."
+            f"{name} gave spans up to {shown(last_end)} for a text of {len(text)} characters. "
+            "Spans must cover the whole text."
         )
         raise ConfigError(msg)
     return checked
