@@ -1,7 +1,7 @@
-"""Chunk vectors into text vectors, and text vectors into the form the caller asked for.
+"""Pool chunk vectors into text vectors; truncate, normalise and quantise text vectors.
 
-Pure numpy, float32 whatever the model's dtype. The order is that of sentence-transformers for one
-text: average, cut to the dimension, normalise, quantise.
+Pure numpy, float32 for every dtype of the model. The steps have the order of sentence-transformers:
+average, truncate to the dimension, normalise, quantise.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize
 
 
 def mean_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
-    """Average the chunks of a text, each counting the same.
+    """Average the chunk vectors of a text with equal weights.
 
     Args:
         vectors: Chunk embeddings, shape (n_chunks, dimension).
         token_counts: Tokens of each chunk, shape (n_chunks,); not used.
 
     Returns:
-        The text embedding, shape (dimension,). Not of unit length even if the rows are.
+        The text embedding, shape (dimension,). Not a unit vector, even if all rows are.
     """
     del token_counts
     pooled: FloatArray = vectors.mean(axis=0, dtype=np.float32)
@@ -39,7 +39,7 @@ def mean_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArra
 
 
 def token_weighted_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
-    """Average the chunks of a text, each counting as its tokens.
+    """Average the chunk vectors of a text, weighted by their tokens.
 
     Args:
         vectors: Chunk embeddings, shape (n_chunks, dimension).
@@ -54,9 +54,9 @@ def token_weighted_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) ->
 
 
 def max_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArray:
-    """Take the largest value of each dimension.
+    """Take the largest value of each dimension over the chunk vectors of a text.
 
-    For comparison: on long Japanese articles it finds almost nothing (R@1 0.05, the mean 0.78).
+    For comparison only: search in long Japanese articles fails with it (R@1 0.05, mean_pool 0.78).
 
     Args:
         vectors: Chunk embeddings, shape (n_chunks, dimension).
@@ -78,17 +78,17 @@ _POOLINGS: dict[str, PoolingFunction] = {
 
 
 def resolve_pooling(spec: Pooling | PoolingFunction) -> PoolingFunction:
-    """Turn what a user passed as ``pooling`` into a function.
+    """Turn the argument ``pooling`` of the encoder into a function.
 
     Args:
-        spec: A name, or a function of the chunk vectors (n_chunks, dimension) and their token
-            counts (n_chunks,) that gives the text vector (dimension,).
+        spec: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
+            (n_chunks, dimension) and token counts (n_chunks,) that returns shape (dimension,).
 
     Returns:
         The function.
 
     Raises:
-        ConfigError: If *spec* is neither.
+        ConfigError: If *spec* is none of these.
     """
     if callable(spec):
         return spec
@@ -107,28 +107,29 @@ def pool(
     *,
     unit_length: bool,
 ) -> FloatArray:
-    """Make one vector of a text's chunk vectors.
+    """Pool the chunk vectors of a text into one vector.
 
-    A text of one chunk keeps the vector of that chunk, whatever the pooling is.
+    A text of one chunk gets the vector of that chunk unchanged, for every pooling.
 
     Args:
         vectors: Chunk embeddings, shape (n_chunks, dimension).
         token_counts: Tokens of each chunk.
-        pooling: How to pool.
-        unit_length: Whether the model ends in Normalize, so that its text vectors are unit vectors.
+        pooling: A function as :func:`resolve_pooling` returns it.
+        unit_length: Whether to normalise the pooled vector, as a model that ends in Normalize does.
 
     Returns:
         The text embedding, float32, shape (dimension,).
 
     Raises:
-        ConfigError: If a user's function gives another shape.
+        ConfigError: If *pooling* returns another shape or something else than numbers, or raises an
+            exception such as StopIteration that would end or cancel the caller.
     """
     pooled: FloatArray = vectors[0]
     if len(vectors) == 1:
         return pooled
     counts = np.asarray(token_counts, dtype=np.int64)
-    given = called("The pooling function", pooling, vectors, counts)
-    pooled = called("The pooling function", _numbers, "The pooling function gave ", given)
+    result = called("The pooling function", pooling, vectors, counts)
+    pooled = called("The pooling function", _to_float32, "The pooling function gave ", result)
     if pooled.shape != vectors.shape[1:]:
         msg = (
             f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "
@@ -145,7 +146,7 @@ def normalize(vectors: FloatArray) -> FloatArray:
         vectors: Shape (dimension,) or (n, dimension); zero vectors stay zero.
 
     Returns:
-        An array of the same shape.
+        An array of the same shape; rows are unit vectors.
     """
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: FloatArray = vectors / np.maximum(norms, _SMALLEST_NORM)
@@ -153,61 +154,61 @@ def normalize(vectors: FloatArray) -> FloatArray:
 
 
 def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
-    """Give vectors a fixed dimension: truncate, normalise, pad with zeros.
+    """Convert vectors to a fixed dimension: truncate, normalise, pad with zeros.
 
-    For an index whose dimension cannot change with the model.
+    For a search index whose dimension is fixed and differs from the model's.
 
     >>> pad_to_dim(np.array([[3.0, 4.0]], dtype=np.float32), 4)
     array([[0.6, 0.8, 0. , 0. ]], dtype=float32)
 
     Args:
         vectors: Shape (dimension,) or (n, dimension).
-        dim: The dimension to give them, at least 1.
+        dim: Dimension of the result, at least 1.
 
     Returns:
-        Unit vectors of dimension *dim*, in the same form as *vectors*.
+        Unit vectors, float32, shape (*dim*,) or (n, *dim*).
 
     Raises:
-        ConfigError: If *dim* is not positive.
+        ConfigError: If *dim* is not positive, or *vectors* is not an array of numbers.
     """
     if dim < 1:
-        msg = f"dim={shown(dim)} is no dimension. Use a positive number."
+        msg = f"dim={shown(dim)} is not a valid dimension. Use a positive integer."
         raise ConfigError(msg)
-    kept = normalize(_numbers("vectors=", vectors)[..., :dim])
+    kept = normalize(_to_float32("vectors=", vectors)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
     padded: FloatArray = np.pad(kept, width)
     return padded
 
 
 def finish(vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool) -> FloatArray:
-    """Cut vectors to a dimension, then normalise them if asked.
+    """Truncate vectors to a dimension, then normalise them if asked.
 
     Args:
         vectors: Shape (n, dimension).
         truncate_dim: How many dimensions to keep; ``None`` for all.
-        unit_length: Whether to scale what is kept to length 1.
+        unit_length: Whether to scale the truncated vectors to length 1.
 
     Returns:
-        Shape (n, kept).
+        Shape (n, truncate_dim), or (n, dimension) if that is smaller.
     """
     kept = vectors if truncate_dim is None else vectors[..., :truncate_dim]
     return normalize(kept) if unit_length else kept
 
 
 def check_precision(precision: str | None, n_texts: int | None = None) -> None:
-    """Refuse a precision that does not exist, or that cannot be calibrated.
+    """Check that a precision exists and can be calibrated.
 
     Args:
-        precision: What the caller asked for; ``None`` means float32.
-        n_texts: On how many texts it is calibrated; ``None`` if on ranges.
+        precision: A name of :data:`Precision`; ``None`` means float32.
+        n_texts: Number of texts to calibrate on; ``None`` if ranges are given.
 
     Raises:
-        ConfigError: If it is not known, or one text alone has no range.
+        ConfigError: If *precision* is not known, or is int8 or uint8 and *n_texts* is 1.
     """
     if precision in ("int8", "uint8") and n_texts == 1:
         msg = (
-            f"precision={precision!r} is calibrated on the texts of a call, and one text alone has "
-            "no range. Pass more texts, or use encode_stream with ranges=…"
+            f"precision={precision!r} is calibrated on the texts of a call, and a single text has "
+            "no range. Pass two or more texts, or use encode_stream with ranges=…"
         )
         raise ConfigError(msg)
     if precision is not None and precision not in get_args(Precision):
@@ -217,47 +218,47 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
 
 
 def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
-    """Refuse ranges that do not belong to the vectors.
+    """Check that calibration ranges fit the vectors.
 
     Args:
-        ranges: Smallest and largest value of each dimension, or ``None``.
-        dim: Dimension of the vectors, if it is known.
+        ranges: Smallest and largest value of each dimension, shape (2, *dim*), or ``None``.
+        dim: Dimension of the vectors; ``None`` skips the check of the shape.
 
     Raises:
-        ConfigError: If *ranges* is not of shape (2, *dim*), or holds what is no number.
+        ConfigError: If *ranges* has another shape, or is not an array of numbers.
     """
     if ranges is None:
         return
-    shape = _numbers("ranges=", ranges).shape
+    shape = _to_float32("ranges=", ranges).shape
     if dim is not None and shape != (2, dim):
-        msg = f"ranges has shape {shape}. It must have (2, {dim}): smallest, largest."
+        msg = f"ranges has shape {shape}. It must have shape (2, {dim}): smallest, largest."
         raise ConfigError(msg)
 
 
-def _numbers(what: str, value: Any) -> FloatArray:
-    """Take a value as an array of float32; numpy's own error would show a text."""
+def _to_float32(prefix: str, value: Any) -> FloatArray:
+    """Convert a value to float32; ConfigError instead of numpy's error, which may show a text."""
     try:
         return np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         kind = type(error).__name__
-    msg = f"{what}{shown(value)}, which is no array of numbers ({kind})."
+    msg = f"{prefix}{shown(value)}, which is not an array of numbers ({kind})."
     raise ConfigError(msg)
 
 
 def quantize(
     vectors: FloatArray, precision: Precision | None, ranges: FloatArray | None = None
 ) -> NDArray[np.generic]:
-    """Store vectors in fewer bits, as ``sentence_transformers.quantize_embeddings`` does.
+    """Quantise vectors, as ``sentence_transformers.quantize_embeddings`` does.
 
     Args:
         vectors: Shape (n, dimension).
-        precision: ``"int8"`` and ``"uint8"`` need ranges; ``"binary"`` and ``"ubinary"`` keep the
-            sign of each dimension.
+        precision: ``"int8"`` and ``"uint8"`` scale by ranges; ``"binary"`` and ``"ubinary"`` keep
+            the sign of each dimension; ``"float32"`` and ``None`` return *vectors*.
         ranges: Smallest and largest value of each dimension, shape (2, dimension). ``None``
-            calibrates on *vectors* themselves, so that a vector depends on its neighbours.
+            calibrates on *vectors*, so that each result depends on the other vectors.
 
     Returns:
-        Shape (n, dimension), or (n, dimension / 8) for the binary kinds.
+        Shape (n, dimension); (n, dimension / 8), rounded up, for ``"binary"`` and ``"ubinary"``.
     """
     if precision in (None, "float32"):
         return vectors
