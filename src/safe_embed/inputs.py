@@ -212,7 +212,7 @@ def accept_sentences(method: Callable[P, T]) -> Callable[P, T]:
 
 
 def _lone_surrogate(text: str) -> int | None:
-    """Return the position of the first lone surrogate; the codec's error, which has it, is dropped."""
+    """Return the position of the first lone surrogate; the codec's error would hold the text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
