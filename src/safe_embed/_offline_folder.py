@@ -97,10 +97,10 @@ def _weights(sizes: Sizes) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     """Yield the name of each weight in BertModel, with its packed name and its shape."""
     lengths = sizes._asdict()
     for packed, (name, *dimensions) in _EMBEDDINGS.items():
-        yield f"embeddings.{name}", (f"emb.{packed}", tuple(lengths[x] for x in dimensions))
+        yield f"embeddings.{name}", (f"emb.{packed}", tuple(lengths[field] for field in dimensions))
     for number in range(sizes.layers):
         for packed, (name, *dimensions) in _LAYER.items():
-            shape = tuple(lengths[x] for x in dimensions)
+            shape = tuple(lengths[field] for field in dimensions)
             prefix = f"encoder.layer.{number}.{name}"
             yield f"{prefix}.weight", (f"l{number}.{packed}.w", shape)
             yield f"{prefix}.bias", (f"l{number}.{packed}.b", shape[:1])
@@ -137,7 +137,7 @@ def build_tokenizer(packed: PackedModel) -> Tokenizer:
 
 
 def _normaliser(replacements: Mapping[str, str]) -> normalizers.Normalizer:
-    """Build the normaliser of the packed table: NFKC, except control characters, spaces and ～.
+    """Build the normaliser: NFKC that keeps ～, after the table's deletions and spaces.
 
     The table maps single code points; NFKC also composes them, as the original model's normaliser
     does.  か+U+3099 -> が; ｶﾞ -> ガ

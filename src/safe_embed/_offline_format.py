@@ -188,7 +188,7 @@ def read_packed(data: bytes | memoryview) -> PackedModel:
 
 
 def _read_vocabulary(reader: _Reader) -> tuple[SpecialIds, list[str], list[float]]:
-    """Read the special ids, the pieces and their scores."""
+    """Read special ids, pieces and scores; ConfigError if ids or offsets are not valid."""
     count, *ids = reader.values("5i")
     (blob_bytes,) = reader.values("Q")
     if not 0 <= min(ids) <= max(ids) < count:
@@ -202,7 +202,7 @@ def _read_vocabulary(reader: _Reader) -> tuple[SpecialIds, list[str], list[float
 
 
 def _read_replacements(reader: _Reader) -> dict[str, str]:
-    """Read the normalisation table: character -> replacement."""
+    """Read the table character -> replacement; ConfigError if its length is not as stated."""
     count, length = reader.values("iI")
     end = reader.position + length
     replacements = {}
@@ -216,7 +216,7 @@ def _read_replacements(reader: _Reader) -> dict[str, str]:
 
 
 def _read_directory(reader: _Reader) -> Iterator[tuple[str, Tensor]]:
-    """Yield the packed name and entry of each tensor."""
+    """Yield (packed name, entry) of each tensor; ConfigError for an entry that is not valid."""
     (count,) = reader.values("i")
     for _ in range(count):
         name = reader.text(*reader.values("H"))

@@ -79,7 +79,7 @@ def shown(text: object) -> str:
     Returns:
         The text with the characters of :data:`UNSHOWABLE` escaped as in Python.
     """
-    return UNSHOWABLE.sub(lambda one: one[0].encode("unicode_escape").decode(), str(text))
+    return UNSHOWABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def read_text(path: Path | None, index: int | None = None) -> str:

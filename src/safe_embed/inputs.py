@@ -221,7 +221,7 @@ def _lone_surrogate(text: str) -> int | None:
 
 
 def _read(inputs: Iterable[Any]) -> Iterator[Any]:
-    """Yield inputs; raise InvalidTextError for a StopIteration that would silently lose texts."""
+    """Yield inputs; InvalidTextError if reading raises StopIteration, which would lose texts."""
     try:
         for text in inputs:  # noqa: UP028 yield from would also close the caller's generator
             yield text

