@@ -104,7 +104,9 @@ def test_expressions_cut_no_cluster(text: str, pattern: str) -> None:
 
 def test_a_bad_expression_is_refused() -> None:
     """A pattern that is none is named at construction."""
-    with pytest.raises(ConfigError, match=r"pattern='\[' is no regular expression: unterminated"):
+    with pytest.raises(
+        ConfigError, match=r"pattern='\[' is not a valid regular expression: unterminated"
+    ):
         RegexSplitter("[")
 
 
@@ -195,11 +197,11 @@ def test_lossy_functions_are_refused(
     [
         ([(0, 2)], "up to 2 for a text of 5 characters"),
         ([], "up to 0 for a text of 5"),
-        ([(0, 2), (3, 5)], r"span 1 as \(3, 5\) where one that starts at 2"),
-        ([(0, 3), (2, 5)], r"span 1 as \(2, 5\) where one that starts at 3"),
+        ([(0, 2), (3, 5)], r"span 1 as \(3, 5\) where a span that starts at 2"),
+        ([(0, 3), (2, 5)], r"span 1 as \(2, 5\) where a span that starts at 3"),
         ([(0, 0), (0, 5)], r"span 0 as \(0, 0\)"),
         ([(0, 2), (2, 2), (2, 5)], r"span 1 as \(2, 2\)"),
-        ([(1, 5)], r"span 0 as \(1, 5\) where one that starts at 0"),
+        ([(1, 5)], r"span 0 as \(1, 5\) where a span that starts at 0"),
         ([(0, 6)], "up to 6 for a text of 5"),
         ([(0, -1)], r"span 0 as \(0, -1\)"),
     ],
@@ -237,7 +239,7 @@ def test_what_may_stand_for_a_splitter(spec: object, expected: Splitter) -> None
 @pytest.mark.parametrize("spec", ["sentences", "", None, 3, ["。"]])
 def test_what_is_no_splitter_is_refused(spec: object) -> None:
     """Anything else is named, with what would do."""
-    told = f"splitter={shown(spec)} is no splitter. Use 'pun"
+    told = f"splitter={shown(spec)} is not a splitter. Use 'pun"
     with pytest.raises(ConfigError, match=re.escape(told)):
         resolve_splitter(spec)
 

@@ -236,7 +236,9 @@ def test_pad_to_dim_takes_other_kinds_of_numbers() -> None:
         assert np.float32 == padded.dtype
         np.testing.assert_allclose([0.6, 0.8, 0], padded, atol=1e-6)
     for dim in (0, -1):
-        with pytest.raises(ConfigError, match=f"dim={dim} is no dimension. Use a positive number."):
+        with pytest.raises(
+            ConfigError, match=f"dim={dim} is not a valid dimension. Use a positive integer."
+        ):
             pad_to_dim(np.ones(2, np.float32), dim)
 
 

@@ -496,7 +496,7 @@ def test_a_splitter_is_a_value(level: str) -> None:
     [
         ({"level": "word"}, "level='word' is not known. Use one of paragraph, sentence, clause."),
         ({"level": None}, "level=None is not known"),
-        ({"depth": -1}, "depth=-1 is negative. Use 0, a positive number, or None"),
+        ({"depth": -1}, "depth=-1 is negative. Use 0 or more, or None"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], told: str) -> None:

@@ -1,4 +1,4 @@
-"""Check what the caller hands in, before anything is computed."""
+"""Validation of the caller's texts and arguments, before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from safe_embed.errors import ConfigError, InvalidTextError
 from safe_embed.foreign import is_stop, is_word, shown, told
 
-# How many texts a stream holds at a time, in characters and in number.
+# Limits of one portion of a stream: characters in all, and number of texts.
 _STREAM_CHARS = 200_000
 _STREAM_TEXTS = 1024
 
@@ -21,22 +21,22 @@ _FIX_JA = "入力はすべて str でなければなりません。変換する�
 
 
 def check_texts(inputs: Any) -> tuple[list[str], bool]:
-    """Take a text, or anything that gives texts, as a list of valid texts.
+    """Validate a text or an iterable of texts, and convert it to a list.
 
     Args:
         inputs: A string, or a list, tuple, array, Series, dataset column or generator of strings.
 
     Returns:
-        The texts, and whether a single string was given.
+        The texts, and whether *inputs* was a single string.
 
     Raises:
-        InvalidTextError: If *inputs* or one of them is no text: None, NaN, bytes, pairs, dicts,
-            images; or holds a lone surrogate.
+        InvalidTextError: If *inputs* or an item is not a text (None, NaN, bytes, a pair, a dict,
+            an image), or has a lone surrogate; or if reading *inputs* raises StopIteration.
     """
     if isinstance(inputs, str):
         return [check_text(inputs, None)], True
-    # A set has no order that vectors could keep.
-    if isinstance(inputs, bytes | bytearray | Mapping | set | frozenset) or not _gives_items(
+    # A set is refused: it has no order, so vectors could not be assigned to its texts.
+    if isinstance(inputs, bytes | bytearray | Mapping | set | frozenset) or not _is_flat_iterable(
         inputs
     ):
         msg = f"inputs is {_kind(inputs)}. Pass a str, or a list of str.\n{_FIX_JA}"
@@ -45,17 +45,18 @@ def check_texts(inputs: Any) -> tuple[list[str], bool]:
 
 
 def check_text(text: Any, index: int | None) -> str:
-    """Make sure that one input is a text that can be encoded.
+    """Check that one input is a text that can be encoded.
 
     Args:
-        text: Anything.
-        index: Its number, for the message.
+        text: Any value.
+        index: Index of the input, for the error; ``None`` if it is the only one.
 
     Returns:
         The text as a plain ``str``.
 
     Raises:
-        InvalidTextError: If it is not; the message names number and position, never the text.
+        InvalidTextError: If *text* is not a str or has a lone surrogate. The message names index
+            and position, never the text.
     """
     name = "inputs" if index is None else f"inputs[{index}]"
     if not isinstance(text, str):
@@ -65,25 +66,25 @@ def check_text(text: Any, index: int | None) -> str:
     if position is not None:
         msg = (
             f"{name} has a lone surrogate (U+{ord(text[position]):04X}) at position "
-            f"{position}: half a character, often from a wrong decoding. Read the text with its "
-            "true encoding, or pass text.encode('utf-8', 'replace').decode().\n"
+            f"{position}: half a character, often from a wrong encoding. Read the text with the "
+            "right encoding, or pass text.encode('utf-8', 'replace').decode().\n"
             f"{name} の位置 {position} に単独のサロゲートがあります。"
             "正しい文字コードで読み直してください。"
         )
         raise InvalidTextError(msg, index or 0, position)
-    return str.__str__(text)  # str() of a member of a str Enum is its name
+    return str.__str__(text)  # unlike str(), which returns the name of a str Enum member
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Refuse what is not among the choices.
+    """Check that an argument has one of the allowed values.
 
     Args:
-        name: Of the argument.
-        value: What was given.
-        choices: What may be given.
+        name: Name of the argument, for the message.
+        value: Value of the argument.
+        choices: The allowed values.
 
     Raises:
-        ConfigError: If *value* is none of them.
+        ConfigError: If *value* is not among *choices*.
     """
     if value not in choices:
         msg = f"{name}={shown(value)} is not known. Use one of {', '.join(map(repr, choices))}."
@@ -91,16 +92,16 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Refuse what is no whole number from 1 on.
+    """Check that an argument is a positive integer or ``None``.
 
     Args:
-        name: Of the argument.
-        value: What was given; ``None`` leaves it open.
+        name: Name of the argument, for the message.
+        value: Value of the argument.
 
     Raises:
         ConfigError: If *value* is anything else.
     """
-    # An array's integer will do; True is no number of anything.
+    # numpy integers are accepted; bool is not, although it is an int.
     if value is not None and (
         not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
     ):
@@ -109,64 +110,67 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds: Any) -> None:
-    """Refuse arguments about worker processes that cannot work.
+    """Check the arguments about worker processes.
 
     Args:
         isolation: ``"none"`` or ``"process"``.
-        workers: How many.
-        devices: One a worker, in turn.
-        timeout_seconds: A time above 0, or ``None``.
+        workers: Number of worker processes; only its need for ``"process"`` is checked.
+        devices: Names of devices, assigned to the workers in turn, or ``None``.
+        timeout_seconds: A number above 0, or ``None``.
 
     Raises:
-        ConfigError: If one of them cannot work, or needs ``isolation="process"``.
+        ConfigError: If *devices* or *timeout_seconds* is not valid, or an argument needs
+            ``isolation="process"``.
     """
     about_processes = workers != 1 or devices is not None or timeout_seconds is not None
     if isolation == "none" and about_processes:
         raise ConfigError(
-            "workers, devices and timeout_seconds are about worker processes. Add "
+            "workers, devices and timeout_seconds need worker processes. Add "
             "isolation='process', or leave them out."
         )
-    named = isinstance(devices, list | tuple) and all(isinstance(one, str) for one in devices)
+    named = isinstance(devices, list | tuple) and all(isinstance(name, str) for name in devices)
     if devices is not None and not (named and devices):
-        msg = f"devices={shown(devices)}: give a list such as ['cuda:0', 'cuda:1']."
+        msg = f"devices={shown(devices)} is not valid. Use a list such as ['cuda:0', 'cuda:1']."
         raise ConfigError(msg)
     check_device("devices", devices)
     if timeout_seconds is not None and not (
         isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf
     ):
-        msg = f"timeout_seconds={shown(timeout_seconds)}: give a number above 0, or None."
+        msg = (
+            f"timeout_seconds={shown(timeout_seconds)} is not valid. Use a number above 0, or None."
+        )
         raise ConfigError(msg)
 
 
 def check_device(name: str, device: Any) -> None:
-    """Refuse what cannot be the name of a device; torch's own error would show it.
+    """Check that an argument can be a device, as torch's own error would show its value.
 
     Args:
-        name: Of the argument.
-        device: A name, a number, a ``torch.device``, ``None``, or a list of them. Whether there is
-            such a device is for torch to say.
+        name: Name of the argument, for the message.
+        device: A name, a number, a ``torch.device``, ``None``, or a list of them. Whether the
+            device exists is not checked.
 
     Raises:
-        ConfigError: If it is anything else.
+        ConfigError: If *device* is anything else.
     """
-    for one in device if isinstance(device, list | tuple) else [device]:
-        is_name = is_word(one) or one == ""
-        if not (is_name or isinstance(one, int | np.integer | None) or _is_torch_device(one)):
-            msg = f"{name}={shown(one)}: give the name of a device, such as 'cpu' or 'cuda:0'."
+    for item in device if isinstance(device, list | tuple) else [device]:
+        is_name = is_word(item) or item == ""
+        if not (is_name or isinstance(item, int | np.integer | None) or _is_torch_device(item)):
+            msg = f"{name}={shown(item)} is not a device. Use a name such as 'cpu' or 'cuda:0'."
             raise ConfigError(msg)
 
 
 def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
-    """Gather the texts of a stream into portions of bounded size, checked.
+    """Divide a stream of texts into validated portions of bounded size.
 
     Args:
-        inputs: Anything that gives texts; read only as far as portions are taken.
+        inputs: An iterable of texts; read only as far as the portions that are taken.
 
     Yields:
-        Texts, in order, perhaps none.
+        Lists of texts, in order; the last may be empty.
 
     Raises:
-        InvalidTextError: If an input is no text; what stands before it is given first.
+        InvalidTextError: If an input is not a text, after the texts before it were yielded.
     """
     portion: list[str] = []
     chars = 0
@@ -184,7 +188,7 @@ def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
 
 
 def _lone_surrogate(text: str) -> int | None:
-    """Find what UTF-8 cannot hold; the error that knows it keeps the text, and must not get out."""
+    """Return the position of the first lone surrogate; the codec's error would hold the text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -193,10 +197,10 @@ def _lone_surrogate(text: str) -> int | None:
 
 
 def _read(inputs: Iterable[Any]) -> Iterator[Any]:
-    """Go through inputs; a StopIteration that is not their end would lose texts without a word."""
+    """Yield inputs; InvalidTextError if reading raises StopIteration, which would lose texts."""
     try:
-        for one in inputs:  # noqa: UP028 it would also close what is read, which is the caller's
-            yield one
+        for text in inputs:  # noqa: UP028 yield from would also close the caller's generator
+            yield text
     except (StopIteration, RuntimeError) as error:
         if not is_stop(error):
             raise
@@ -204,20 +208,20 @@ def _read(inputs: Iterable[Any]) -> Iterator[Any]:
 
 
 def _is_torch_device(value: Any) -> bool:
+    """Return whether a value is a ``torch.device``, without importing torch."""
     return (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
-def _gives_items(inputs: Any) -> bool:
-    # A 0-dimensional array has __iter__ and fails on it; an image or a module has none that we
-    # want.
+def _is_flat_iterable(inputs: Any) -> bool:
+    """Return whether a value is iterable and, if it is an array, has one dimension."""
     return isinstance(inputs, Iterable) and getattr(inputs, "ndim", 1) == 1
 
 
 def _kind(value: Any) -> str:
-    """Name the kind of a value without showing it."""
+    """Return the type of a value for a message, without the value."""
     if value is None:
         return "None"
-    # An int may be too large for isnan.
+    # Rationals are left out: isnan fails on large integers.
     is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational)
     if is_float and math.isnan(value):
         return "NaN (a missing value of pandas?)"

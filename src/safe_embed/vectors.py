@@ -75,7 +75,7 @@ def normalize(vectors: FloatArray) -> FloatArray:
         vectors: Shape (dimension,) or (n, dimension); zero vectors stay zero.
 
     Returns:
-        An array of the same shape.
+        An array of the same shape; rows are unit vectors.
     """
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: FloatArray = vectors / np.maximum(norms, _SMALLEST_NORM)
@@ -83,25 +83,25 @@ def normalize(vectors: FloatArray) -> FloatArray:
 
 
 def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
-    """Give vectors a fixed dimension: truncate, normalise, pad with zeros.
+    """Convert vectors to a fixed dimension: truncate, normalise, pad with zeros.
 
-    For an index whose dimension cannot change with the model.
+    For a search index whose dimension is fixed and differs from the model's.
 
     >>> pad_to_dim(np.array([[3.0, 4.0]], dtype=np.float32), 4)
     array([[0.6, 0.8, 0. , 0. ]], dtype=float32)
 
     Args:
         vectors: Shape (dimension,) or (n, dimension).
-        dim: The dimension to give them, at least 1.
+        dim: Dimension of the result, at least 1.
 
     Returns:
-        Unit vectors of dimension *dim*, in the same form as *vectors*.
+        Unit vectors, float32, shape (*dim*,) or (n, *dim*).
 
     Raises:
-        ConfigError: If *dim* is not positive.
+        ConfigError: If *dim* is not positive, or *vectors* is not an array of numbers.
     """
     if dim < 1:
-        msg = f"dim={shown(dim)} is no dimension. Use a positive number."
+        msg = f"dim={shown(dim)} is not a valid dimension. Use a positive integer."
         raise ConfigError(msg)
     kept = normalize(as_numbers("vectors=", vectors)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
@@ -112,34 +112,34 @@ def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
 def truncate_and_normalize(
     vectors: FloatArray, truncate_dim: int | None, *, unit_length: bool
 ) -> FloatArray:
-    """Cut vectors to a dimension, then normalise them if asked.
+    """Truncate vectors to a dimension, then normalise them if asked.
 
     Args:
         vectors: Shape (n, dimension).
         truncate_dim: How many dimensions to keep; ``None`` for all.
-        unit_length: Whether to scale what is kept to length 1.
+        unit_length: Whether to scale the truncated vectors to length 1.
 
     Returns:
-        Shape (n, kept).
+        Shape (n, truncate_dim), or (n, dimension) if that is smaller.
     """
     kept = vectors if truncate_dim is None else vectors[..., :truncate_dim]
     return normalize(kept) if unit_length else kept
 
 
 def check_precision(precision: str | None, n_texts: int | None = None) -> None:
-    """Refuse a precision that does not exist, or that cannot be calibrated.
+    """Check that a precision exists and can be calibrated.
 
     Args:
-        precision: What the caller asked for; ``None`` means float32.
-        n_texts: On how many texts it is calibrated; ``None`` if on ranges.
+        precision: A name of :data:`Precision`; ``None`` means float32.
+        n_texts: Number of texts to calibrate on; ``None`` if ranges are given.
 
     Raises:
-        ConfigError: If it is not known, or one text alone has no range.
+        ConfigError: If *precision* is not known, or is int8 or uint8 and *n_texts* is 1.
     """
     if precision in ("int8", "uint8") and n_texts == 1:
         msg = (
-            f"precision={precision!r} is calibrated on the texts of a call, and one text alone has "
-            "no range. Pass more texts, or use encode_stream with ranges=…"
+            f"precision={precision!r} is calibrated on the texts of a call, and a single text has "
+            "no range. Pass two or more texts, or use encode_stream with ranges=…"
         )
         raise ConfigError(msg)
     if precision is not None and precision not in get_args(Precision):
@@ -149,47 +149,58 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
 
 
 def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
-    """Refuse ranges that do not belong to the vectors.
+    """Check that calibration ranges fit the vectors.
 
     Args:
-        ranges: Smallest and largest value of each dimension, or ``None``.
-        dim: Dimension of the vectors, if it is known.
+        ranges: Smallest and largest value of each dimension, shape (2, *dim*), or ``None``.
+        dim: Dimension of the vectors; ``None`` skips the check of the shape.
 
     Raises:
-        ConfigError: If *ranges* is not of shape (2, *dim*), or holds what is no number.
+        ConfigError: If *ranges* has another shape, or is not an array of numbers.
     """
     if ranges is None:
         return
     shape = as_numbers("ranges=", ranges).shape
     if dim is not None and shape != (2, dim):
-        msg = f"ranges has shape {shape}. It must have (2, {dim}): smallest, largest."
+        msg = f"ranges has shape {shape}. It must have shape (2, {dim}): smallest, largest."
         raise ConfigError(msg)
 
 
-def as_numbers(what: str, value: Any) -> FloatArray:
-    """Take a value as an array of float32; numpy's own error would show a text."""
+def as_numbers(prefix: str, value: Any) -> FloatArray:
+    """Convert a value to float32; numpy's own error may show a text.
+
+    Args:
+        prefix: Begins the message of the error, up to the value.
+        value: Any value.
+
+    Returns:
+        The array.
+
+    Raises:
+        ConfigError: If *value* is not an array of numbers.
+    """
     try:
         return np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         kind = type(error).__name__
-    msg = f"{what}{shown(value)}, which is no array of numbers ({kind})."
+    msg = f"{prefix}{shown(value)}, which is not an array of numbers ({kind})."
     raise ConfigError(msg)
 
 
 def quantize(
     vectors: FloatArray, precision: Precision | None, ranges: FloatArray | None = None
 ) -> NDArray[np.generic]:
-    """Store vectors in fewer bits, as ``sentence_transformers.quantize_embeddings`` does.
+    """Quantise vectors, as ``sentence_transformers.quantize_embeddings`` does.
 
     Args:
         vectors: Shape (n, dimension).
-        precision: ``"int8"`` and ``"uint8"`` need ranges; ``"binary"`` and ``"ubinary"`` keep the
-            sign of each dimension.
+        precision: ``"int8"`` and ``"uint8"`` scale by ranges; ``"binary"`` and ``"ubinary"`` keep
+            the sign of each dimension; ``"float32"`` and ``None`` return *vectors*.
         ranges: Smallest and largest value of each dimension, shape (2, dimension). ``None``
-            calibrates on *vectors* themselves, so that a vector depends on its neighbours.
+            calibrates on *vectors*, so that each result depends on the other vectors.
 
     Returns:
-        Shape (n, dimension), or (n, dimension / 8) for the binary kinds.
+        Shape (n, dimension); (n, dimension / 8), rounded up, for ``"binary"`` and ``"ubinary"``.
     """
     if precision in (None, "float32"):
         return vectors

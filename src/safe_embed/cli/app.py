@@ -1,4 +1,4 @@
-"""The command ``safe-embed``: see it work, and see where a text would be cut."""
+"""The command ``safe-embed``: ``demo`` answers questions, ``split`` shows where a text is cut."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _root() -> None:
 def demo(
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="UTF-8 files to ask instead of the manual; may be given again."),
+        typer.Option(help="UTF-8 file to search instead of the manual; repeatable."),
     ] = None,
     more: Annotated[
-        list[Path] | None, typer.Argument(help="Further files, after --text.", metavar="[FILE]...")
+        list[Path] | None, typer.Argument(help="More files to search.", metavar="[FILE]...")
     ] = None,
     question: Annotated[
         list[str] | None,
-        typer.Option(help="What to ask; may be given again. / 質問（繰り返し可）"),
+        typer.Option(help="Question to ask; repeatable. / 質問（繰り返し可）"),
     ] = None,
 ) -> None:
     """Answer questions from long Japanese documents. 長い文書から質問に答えます."""
@@ -69,7 +69,9 @@ def split(
         typer.Option(help="The finest cut of the punctuation splitter."),
     ] = "sentence",
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a span.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per span.")
+    ] = False,
 ) -> None:
     """Show where a text would be cut. 文章がどこで切られるかを表示します."""
     from safe_embed.cli.demo import read_text
@@ -88,16 +90,16 @@ def split(
 
 
 class _Console(Console):
-    """Leaves it to the command what becomes of output that nobody reads."""
+    """A console that raises BrokenPipeError, where rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Raise what rich would end the process for."""
+        """Raise BrokenPipeError, which the command handles."""
         raise BrokenPipeError
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Show an error that safe_embed explains, and no traceback; let a reader stop, as head does."""
+    """Turn a SafeEmbedError into a message and exit status 2, and a closed pipe into status 0."""
     from safe_embed.cli.demo import shown
 
     try:
@@ -109,26 +111,26 @@ def _explained() -> Iterator[None]:
         typer.echo("\n".join(lines), err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:
-        # What is left in the buffer would be written, and complained of, when the process ends.
+        # Else Python would flush the buffer at exit, fail, and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
 
 
 def _json(value: object) -> str:
-    """Write JSON that a terminal can show, and standard output's encoding can hold."""
+    """Return JSON without control characters, in ASCII if standard output cannot encode it."""
     from safe_embed.cli.demo import UNSHOWABLE
 
-    found = json.dumps(value, ensure_ascii=False)
-    found = UNSHOWABLE.sub(lambda one: f"\\u{ord(one[0]):04x}", found)
+    text = json.dumps(value, ensure_ascii=False)
+    text = UNSHOWABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     try:
-        found.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return json.dumps(value)
-    return found
+    return text
 
 
 def main() -> None:
-    """Run the command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot hold is no reason to stop
+    """Run the command with the arguments of the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escape what its encoding lacks, do not fail
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -1,4 +1,4 @@
-"""What ``safe-embed demo`` does: index documents, ask questions, compare with truncation."""
+"""The command ``safe-embed demo``: index documents, ask questions, compare with truncation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.types import ChunkedText, FloatArray, Span, TextPlan
 
 MODEL = "offline"
-# Short passages answer best. Source: docs/ja/truncation.md.
+# Short passages give the best search results. Source: docs/ja/truncation.md.
 PASSAGE_TOKENS = 120
 
-# Each is answered in the later part of a page of the manual.
+# The answer to each is in the later part of a page of the manual.
 QUESTIONS = (
     "利用者が間違えて長文を貼り付けたら、エラーにできますか",
     "データベースの列が768次元で、モデルは384次元です。どうすれば入りますか",
@@ -41,10 +41,10 @@ QUESTIONS = (
     "Mac の GPU で動かすと太るのは何のせいでしょう",
 )
 
-# What steers a terminal (also by one byte, as U+009B), turns its lines around or ends them, and
-# halves of surrogate pairs, which no encoding can write.
+# Control characters (U+009B too starts a terminal command), line separators, characters that change
+# the direction of text, and lone surrogates, which no encoding can write.
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
     *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
@@ -52,7 +52,7 @@ _MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text and its name."""
+    """A text to search, and its file name."""
 
     name: str
     text: str
@@ -60,7 +60,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The best passage for a question: which document, where in it, how near."""
+    """The best passage for a question: index of its document, span in it, cosine similarity."""
 
     document: int
     span: Span
@@ -68,32 +68,32 @@ class Hit:
 
 
 def shown(text: object) -> str:
-    r"""Write a text of the user's so that it can neither steer a terminal nor end a line.
+    r"""Escape what would control a terminal or end a line in a user's text.
 
     >>> print(shown("\x1b[31m赤"))
     \x1b[31m赤
 
     Args:
-        text: Any text, or the path of a file.
+        text: A text, or a path.
 
     Returns:
-        The text with control characters and the like escaped.
+        The text with the characters of :data:`UNSHOWABLE` escaped as in Python.
     """
-    return UNSHOWABLE.sub(lambda one: one[0].encode("unicode_escape").decode(), str(text))
+    return UNSHOWABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def read_text(path: Path | None, index: int | None = None) -> str:
-    """Read a UTF-8 file, or standard input; a byte order mark is no part of the text.
+    """Read a UTF-8 file or standard input, without a byte order mark.
 
     Args:
         path: The file; ``None`` for standard input.
-        index: Which of several files, for the error.
+        index: Index among several files, for the error.
 
     Returns:
-        Its text; all its lines end in a line feed.
+        The text; all its line breaks are line feeds.
 
     Raises:
-        InvalidTextError: If it cannot be read, or is not UTF-8.
+        InvalidTextError: If the file cannot be read, or is not UTF-8.
     """
     name, name_ja = ("standard input", "標準入力")
     if path is not None:
@@ -102,7 +102,7 @@ def read_text(path: Path | None, index: int | None = None) -> str:
         data = _read_bytes(path)
     except OSError as error:
         msg = (
-            f"{name} cannot be read: {error.strerror}. Name a UTF-8 text file.\n"
+            f"{name} cannot be read: {error.strerror}. Give a UTF-8 text file.\n"
             f"{name_ja}を読めません。UTF-8 のテキストファイルを指定してください。"
         )
         raise InvalidTextError(msg, index) from error
@@ -110,17 +110,18 @@ def read_text(path: Path | None, index: int | None = None) -> str:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        at = len(data) - len(body) + error.start
-        how = f"iconv -f {_encoding(data)} -t UTF-8"
+        position = len(data) - len(body) + error.start
+        command = f"iconv -f {_guess_encoding(data)} -t UTF-8"
         msg = (
-            f"{name} is not UTF-8 (byte {at}). Convert it: {how}.\n"
-            f"{name_ja}は UTF-8 ではありません。{how} などで変換してください。"
+            f"{name} is not UTF-8 (byte {position}). Convert it: {command}.\n"
+            f"{name_ja}は UTF-8 ではありません。{command} などで変換してください。"
         )
-        raise InvalidTextError(msg, index, at) from None
+        raise InvalidTextError(msg, index, position) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _read_bytes(path: Path | None) -> bytes:
+    """Return the bytes of a file or of standard input; OSError if it cannot be read."""
     if path is not None:
         return path.read_bytes()
     if sys.stdin is None:
@@ -128,9 +129,9 @@ def _read_bytes(path: Path | None) -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _encoding(data: bytes) -> str:
-    """Guess what else than UTF-8 a text may be in, as iconv names it."""
-    for mark, name in _MARKS:
+def _guess_encoding(data: bytes) -> str:
+    """Return the likely encoding of a text that is not UTF-8, by its name in iconv."""
+    for mark, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return name
     try:
@@ -147,17 +148,17 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
         paths: The files.
 
     Returns:
-        Their texts under their names.
+        The text and name of each file, in order.
 
     Raises:
-        InvalidTextError: If a file is missing, empty or not UTF-8.
+        InvalidTextError: If a file cannot be read, is blank or not UTF-8.
     """
     documents: list[Document] = []
     for index, path in enumerate(paths):
         text = read_text(path, index)
         if not text.strip():
             msg = (
-                f"{shown(path)} holds no text. Name a UTF-8 text file.\n"
+                f"{shown(path)} contains no text. Give a UTF-8 text file.\n"
                 f"{shown(path)} には文章がありません。UTF-8 のテキストファイルを指定してください。"
             )
             raise InvalidTextError(msg, index)
@@ -166,10 +167,10 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
 
 def read_manual() -> list[Document]:
-    """Read the Japanese manual, from the installed package or the repository that it runs from.
+    """Read the Japanese manual from the installed package or from the repository.
 
     Returns:
-        Its pages, longest first, with the figures that they name: {{ questions }} -> 300.
+        Its pages, longest first, with placeholders replaced by figures: {{ questions }} -> 300.
     """
     packaged = Path(str(files("safe_embed") / "manual"))
     folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "docs" / "ja"
@@ -177,36 +178,36 @@ def read_manual() -> list[Document]:
     pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
     pages.sort(key=lambda page: -page.stat().st_size)
     return [
-        Document(one.name, re.sub(r"{{ (\w+) }}", lambda name: figures[name[1]], one.text))
-        for one in read_documents(pages)
+        Document(page.name, re.sub(r"{{ (\w+) }}", lambda match: figures[match[1]], page.text))
+        for page in read_documents(pages)
     ]
 
 
 def sample_questions(documents: Sequence[Document], most: int = 8) -> list[str]:
-    """Take a sentence from the later part of each document, where none was asked.
+    """Take a sentence from the later part of each document, for use as a question.
 
     Args:
-        documents: What will be searched.
-        most: How many at most.
+        documents: The documents to search.
+        most: Largest number of sentences.
 
     Returns:
-        One sentence a document.
+        One sentence of each of the first *most* documents.
     """
-    found: list[str] = []
+    sentences: list[str] = []
     for document in documents[:most]:
         spans = PunctuationSplitter().split(document.text)
         late = spans[len(spans) * 7 // 10 :] or spans
         start, end = max(late[:10], key=lambda span: min(span.end - span.start, 60))
-        found.append(document.text[start:end].strip())
-    return found
+        sentences.append(document.text[start:end].strip())
+    return sentences
 
 
 def best_passage(question: FloatArray, indexed: Sequence[ChunkedText]) -> Hit:
-    """Find the passage whose vector is nearest to a question's.
+    """Find the passage whose vector is nearest to the vector of a question.
 
     Args:
         question: A unit vector, shape (dimension,).
-        indexed: The documents as chunks with unit vectors.
+        indexed: The chunks of each document, with unit vectors.
 
     Returns:
         The best passage of all documents.
@@ -220,12 +221,12 @@ def best_passage(question: FloatArray, indexed: Sequence[ChunkedText]) -> Hit:
 
 
 def run(documents: Sequence[Document], questions: Sequence[str], console: Console) -> None:
-    """Index documents, answer questions, and show what truncation would have found.
+    """Index documents, answer questions, and show what search with truncated texts finds.
 
     Args:
-        documents: What to search.
-        questions: What to ask.
-        console: Where to print.
+        documents: The documents to search.
+        questions: The questions to answer.
+        console: The console to print to.
     """
     texts = [document.text for document in documents]
     before = anonymous_bytes()
@@ -237,21 +238,21 @@ def run(documents: Sequence[Document], questions: Sequence[str], console: Consol
             texts, prompt_name="document", normalize_embeddings=True, show_progress_bar=True
         )
         seconds = time.perf_counter() - started
-        asked = encoder.encode_query(list(questions), normalize_embeddings=True)
+        question_vectors = encoder.encode_query(list(questions), normalize_embeddings=True)
         after = anonymous_bytes()
     with console.status("比較のため、切り捨てたベクトルを作っています / truncated, to compare …"):
-        plans, truncated = _truncated(texts)
-    for question, vector in zip(questions, asked, strict=True):
+        plans, truncated = _embed_truncated(texts)
+    for question, vector in zip(questions, question_vectors, strict=True):
         hit = best_passage(vector, indexed)
         scores = truncated @ vector
         console.print(_answer(question, hit, documents, plans, scores))
-    tokens = sum(sum(one.token_counts) for one in indexed)
+    tokens = sum(sum(document.token_counts) for document in indexed)
     summary = _summary(indexed, tokens / seconds, before, after)
     console.print(Text(summary), soft_wrap=True)
 
 
-def _truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:
-    """Embed texts as sentence-transformers does: cut at the model's limit."""
+def _embed_truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:
+    """Return plans and vectors of texts truncated at the model's limit, as upstream does it."""
     with SafeEncoder(MODEL, on_long="truncate") as encoder:
         vectors = encoder.encode_document(texts, normalize_embeddings=True)
         return encoder.plan(texts, prompt_name="document"), np.asarray(vectors)
@@ -264,7 +265,8 @@ def _answer(
     plans: Sequence[TextPlan],
     scores: FloatArray,
 ) -> Panel:
-    found = documents[hit.document]
+    """Show the best passage beside the document that truncated vectors rank first."""
+    document = documents[hit.document]
     start, end = hit.span
     other = int(scores.argmax())
     seen = plans[other].spans[0].end
@@ -272,9 +274,11 @@ def _answer(
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    # In a Text nothing is markup: what stands in texts, names and questions is shown as it is.
-    table.add_row("safe_embed", Text(f"{shown(found.name)} [{start}:{end}]  score {hit.score:.3f}"))
-    table.add_row("", Text(shown(" ".join(found.text[start:end].split()))))
+    # Text is not parsed as markup: brackets in texts, names and questions are printed unchanged.
+    table.add_row(
+        "safe_embed", Text(f"{shown(document.name)} [{start}:{end}]  score {hit.score:.3f}")
+    )
+    table.add_row("", Text(shown(" ".join(document.text[start:end].split()))))
     name = shown(documents[other].name)
     table.add_row("truncated", Text(f"{name}  score {scores[other]:.3f}  (0:{seen} / {total} 字)"))
     missed = other != hit.document or seen <= start
@@ -288,7 +292,8 @@ def _answer(
 def _summary(
     indexed: Sequence[ChunkedText], rate: float, before: int | None, after: int | None
 ) -> str:
-    chunks = sum(len(one.spans) for one in indexed)
+    """Return counts, speed in tokens per second, and memory before and after in MiB."""
+    chunks = sum(len(document.spans) for document in indexed)
     memory = " → ".join(
         "-" if size is None else f"{size / 2**20:,.0f} MiB" for size in (before, after)
     )

@@ -1,6 +1,6 @@
 """Writes the packed model as a folder that sentence-transformers loads.
 
-Made for sentence-transformers 5.1 to 6.x and transformers 4.46 to 5.x, without a warning in any.
+Sentence-transformers 5.1 to 6.x and transformers 4.46 to 5.x load it without a warning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tokenizers import (
 
 from safe_embed.offline.packed_file import PackedModel, Sizes
 
-# Packed name -> the name in BertModel, and the shape in terms of Sizes.
+# Packed name -> name in BertModel, and shape as fields of Sizes.
 _EMBEDDINGS = {
     "word": ("word_embeddings.weight", "rows", "hidden"),
     "pos": ("position_embeddings.weight", "positions", "hidden"),
@@ -32,7 +32,7 @@ _EMBEDDINGS = {
     "ln.w": ("LayerNorm.weight", "hidden"),
     "ln.b": ("LayerNorm.bias", "hidden"),
 }
-# Likewise for the weight of each part of a layer; its bias has the first dimension.
+# The same for the weights of a layer; a bias has the first dimension of its weight.
 _LAYER = {
     "q": ("attention.self.query", "hidden", "hidden"),
     "k": ("attention.self.key", "hidden", "hidden"),
@@ -44,13 +44,13 @@ _LAYER = {
     "oln": ("output.LayerNorm", "hidden"),
 }
 
-# The name before sentence-transformers 6, which later versions still read.
+# The module name before sentence-transformers 6; later versions still accept it.
 _MODULES = "sentence_transformers.models"
 _MASK = "<mask>"
 
-# NFKC would make ～ a ~; this model keeps it. While NFKC runs it is held by a control character
-# that the text cannot contain any more, since all of those are deleted first.  1～2 -> 1～2
-_KEPT, _HOLDER = "～", "\x01"
+# NFKC would turn ～ into ~, but this model keeps ～. While NFKC runs, a control character replaces
+# it, which cannot occur in the text: control characters are deleted first.  1～2 -> 1～2
+_KEPT, _PLACEHOLDER = "～", "\x01"
 
 _CARD = """\
 ---
@@ -74,11 +74,14 @@ def write_folder(packed: PackedModel, folder: Path) -> None:
     """Write a model folder for sentence-transformers.
 
     Args:
-        packed: The model; a tensor that it lacks is a :class:`ConfigError`.
+        packed: The model.
         folder: An empty folder.
+
+    Raises:
+        ConfigError: If *packed* lacks a tensor, or has it in another size or damaged.
     """
     save_file(
-        {name: packed.tensor(*where) for name, where in _weights(packed.sizes)},
+        {name: packed.tensor(*source) for name, source in _weights(packed.sizes)},
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
@@ -91,26 +94,26 @@ def write_folder(packed: PackedModel, folder: Path) -> None:
 
 
 def _weights(sizes: Sizes) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """Name every weight of BertModel with its packed name and its shape."""
+    """Yield the name of each weight in BertModel, with its packed name and its shape."""
     lengths = sizes._asdict()
     for packed, (name, *dimensions) in _EMBEDDINGS.items():
-        yield f"embeddings.{name}", (f"emb.{packed}", tuple(lengths[x] for x in dimensions))
+        yield f"embeddings.{name}", (f"emb.{packed}", tuple(lengths[field] for field in dimensions))
     for number in range(sizes.layers):
         for packed, (name, *dimensions) in _LAYER.items():
-            shape = tuple(lengths[x] for x in dimensions)
+            shape = tuple(lengths[field] for field in dimensions)
             prefix = f"encoder.layer.{number}.{name}"
             yield f"{prefix}.weight", (f"l{number}.{packed}.w", shape)
             yield f"{prefix}.bias", (f"l{number}.{packed}.b", shape[:1])
 
 
 def build_tokenizer(packed: PackedModel) -> Tokenizer:
-    """Build the fast tokenizer: ``<s> text </s>``, Unigram.
+    """Build the fast Unigram tokenizer, which encodes ``<s> text </s>``.
 
     Args:
         packed: The model.
 
     Returns:
-        A tokenizer without truncation and padding.
+        A tokenizer without truncation or padding.
     """
     vocabulary = list(zip(packed.pieces, packed.scores, strict=True))
     tokenizer = Tokenizer(models.Unigram(vocabulary, packed.special.unk, byte_fallback=False))
@@ -134,30 +137,32 @@ def build_tokenizer(packed: PackedModel) -> Tokenizer:
 
 
 def _normaliser(replacements: Mapping[str, str]) -> normalizers.Normalizer:
-    """Normalise as the packed table does: NFKC, but for controls, odd spaces and ～.
+    """Build the normaliser: NFKC that keeps ～, after the table's deletions and spaces.
 
-    Unlike the table, which sees one code point at a time, NFKC also composes, as the original
-    model's normaliser does.  か+U+3099 -> が; ｶﾞ -> ガ
+    The table maps single code points; NFKC also composes them, as the original model's normaliser
+    does.  か+U+3099 -> が; ｶﾞ -> ガ
     """
-    deleted = [character for character, instead in replacements.items() if not instead]
-    spaces = [character for character, instead in replacements.items() if instead == " "]
+    deleted = [character for character, target in replacements.items() if not target]
+    spaces = [character for character, target in replacements.items() if target == " "]
     return normalizers.Sequence(
         [
             normalizers.Replace(_any_of(deleted), ""),
             normalizers.Replace(_any_of(spaces), " "),
-            normalizers.Replace(_KEPT, _HOLDER),
+            normalizers.Replace(_KEPT, _PLACEHOLDER),
             normalizers.NFKC(),
-            normalizers.Replace(_HOLDER, _KEPT),
+            normalizers.Replace(_PLACEHOLDER, _KEPT),
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     )
 
 
 def _any_of(characters: list[str]) -> Regex:
+    """Return an expression that matches one of *characters*."""
     return Regex("[" + "".join(rf"\x{{{ord(character):X}}}" for character in characters) + "]")
 
 
 def _special_tokens(packed: PackedModel) -> dict[str, str]:
+    """Return the special tokens by role, such as ``bos_token``."""
     ids = packed.special
     names = {f"{role}_token": packed.pieces[number] for role, number in ids._asdict().items()}
     if _MASK in packed.pieces:
@@ -166,11 +171,11 @@ def _special_tokens(packed: PackedModel) -> dict[str, str]:
 
 
 def _config(packed: PackedModel) -> dict[str, Any]:
-    """What transformers reads of the architecture."""
+    """Return the configuration of the architecture, for transformers."""
     sizes, special = packed.sizes, packed.special
     return {
-        # The oldest that this is made for. Without a version, transformers 4.57 takes every
-        # tokenizer for Mistral's and warns of a wrong pattern.
+        # The oldest supported version. Without one, transformers 4.57 takes every tokenizer for
+        # Mistral's and warns about its pattern.
         "transformers_version": "4.46.3",
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -181,7 +186,7 @@ def _config(packed: PackedModel) -> dict[str, Any]:
         "vocab_size": sizes.rows,
         "max_position_embeddings": sizes.positions,
         "type_vocab_size": sizes.token_types,
-        # As it was written before it became a float32: 1e-12, not 9.999999960041972e-13.
+        # Rounded to the value before float32: 1e-12, not 9.999999960041972e-13.
         "layer_norm_eps": float(f"{sizes.epsilon:.6g}"),
         "hidden_act": "gelu",
         "bos_token_id": special.bos,
@@ -191,13 +196,13 @@ def _config(packed: PackedModel) -> dict[str, Any]:
 
 
 def _settings(packed: PackedModel) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
-    """All JSON files of the folder."""
+    """Return the content of each JSON file of the folder, by path."""
     sizes, special = packed.sizes, packed.special
     modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     return {
         "config.json": _config(packed),
         "tokenizer_config.json": {
-            # Not XLMRobertaTokenizerFast: since transformers 5 that builds a normaliser of its own.
+            # Not XLMRobertaTokenizerFast: since transformers 5 it builds its own normaliser.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": sizes.positions,
             "model_input_names": ["input_ids", "attention_mask"],
@@ -213,7 +218,7 @@ def _settings(packed: PackedModel) -> dict[str, dict[str, Any] | list[dict[str, 
         "sentence_bert_config.json": {
             "max_seq_length": sizes.positions,
             "do_lower_case": False,
-            # There is no pooler: without this, transformers makes a random one, and warns.
+            # The model has no pooler; transformers would add a random one, with a warning.
             "model_args": {"add_pooling_layer": False},
         },
         "1_Pooling/config.json": {

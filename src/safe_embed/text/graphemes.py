@@ -1,6 +1,6 @@
-"""What must stay together: grapheme clusters, addresses, numbers, runs of marks, brackets.
+"""Find what must not be cut: grapheme clusters, addresses, numbers, runs of marks, brackets.
 
-Pure functions of a text. Each takes time and memory linear in its length, on hostile input too.
+Pure functions. Each takes time and memory linear in the length of the text, for any text.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ DIGIT = "0-9０-９"
 END_MARK = "。｡！？!?‼⁇⁈⁉"
 ELLIPSIS = "…‥"
 
-# One class of characters per search: a set at the front is what `re` can scan for quickly.
-# A bracket, or all of a pair with no other inside: most are such.  （注）と「 -> （注）|「
+# Each search starts with one set of characters, which `re` scans for quickly. It matches a bracket,
+# or a whole pair without brackets inside, as most pairs are.  （注）と「 -> （注）|「
 _INSIDE = f"[^{re.escape(OPENERS + CLOSERS)}]*+"
 _PAIR = "|".join(
     f"(?<={re.escape(opener)}){_INSIDE}{re.escape(closer)}" for closer, opener in _OPENER_OF.items()
 )
 _BRACKET = re.compile(f"[{re.escape(OPENERS + CLOSERS)}](?:{_PAIR})?+")
-# A line with nothing on it, and the end of the line before; \r\n is one line break.
+# An empty line, with the line break before it; \r\n is one line break.
 _BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LINE_BREAK}]")
 _FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
 
 # The voicing marks with a width of their own (U+309B, U+309C) belong to the kana before them,
-# although Unicode makes them clusters of their own; no mark joins a line break.  か゛ -> か゛
-# Flags are paired here, since \X looks back over all of them each time.  🇯🇵🇫🇷 -> 🇯🇵|🇫🇷
+# although Unicode makes them separate clusters; they never join a line break.  か゛ -> か゛
+# Flags are paired here, since \X would look back over all of them for each.  🇯🇵🇫🇷 -> 🇯🇵|🇫🇷
 _EXTENDED = r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D]*+"
 _VOICED = r"[\u309B\u309C](?<![\p{GCB=Control}\p{GCB=CR}\p{GCB=LF}].)"
 _CLUSTER = regex.compile(rf"(?:[🇦-🇿]{{2}}{_EXTENDED}|\X)(?:{_VOICED}{_EXTENDED})*+", regex.DOTALL)
 
-# 行頭禁則: what must not begin a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
+# 行頭禁則: what must not start a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
 _NO_START = frozenset(
     CLOSERS + END_MARK + ELLIPSIS + "、，､．ー々〻" + "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
 )
 
-# What can make a cluster of several code points: whatever does not break on both sides.
+# Every cluster of several code points has at least one of these.
 _JOINED = regex.compile(r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LF}]|[\u309B\u309C]")
-# What joins the character before it, whichever that is: all but line breaks and controls.
+# Joins the character before it, unless that is a line break or a control character.
 JOINER = regex.compile(r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200D\u309B\u309C]")
-# Two characters that may be of one cluster, as all that are of one do.
+# Matches every two neighbours that belong to one cluster, and some that do not.
 _MAY_JOIN = regex.compile(
     r"[^\n][\p{GCB=Extend}\p{GCB=SpacingMark}\p{GCB=V}\p{GCB=T}\u200D\u309B\u309C]"
     r"|[\p{GCB=Prepend}\p{GCB=Extend}\p{GCB=L}\u200D][^\n]|\r\n|[🇦-🇿]{2}"
@@ -60,7 +60,7 @@ _MAY_JOIN = regex.compile(
 _ATOM = re.compile(
     "|".join(
         (
-            # https://a.jp/b?c=d!e を見た。 -> https://a.jp/b?c=d!e (not the 。 or . behind it)
+            # https://a.jp/b?c=d!e を見た。 -> https://a.jp/b?c=d!e (without the 。 or . after it)
             r"[A-Za-z][A-Za-z0-9+.-]{1,15}://[!-~]*[A-Za-z0-9/_=&#%~+-]",
             # user.name@example.jp -> user.name@example.jp (64: the longest local part, RFC 5321)
             r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})++",
@@ -73,12 +73,12 @@ _ATOM = re.compile(
 )
 
 
-# Span(start, end) in one call of C: there are many spans.
+# Makes a Span without running Python code: there are many spans.
 _new_span: Callable[[tuple[int, int]], Span] = partial(tuple.__new__, Span)
 
 
 def cluster_spans(text: str) -> list[Span]:
-    """Cut *text* into grapheme clusters, the smallest pieces that a reader sees as one.
+    """Cut *text* into grapheme clusters, the characters as a reader sees them.
 
     Invariant: the spans tile the text.
 
@@ -86,7 +86,7 @@ def cluster_spans(text: str) -> list[Span]:
         text: Any string.
 
     Returns:
-        One span a cluster.
+        The span of each cluster, in order.
 
     Source:
         Unicode Standard Annex 29, as implemented by the package ``regex``.
@@ -95,15 +95,15 @@ def cluster_spans(text: str) -> list[Span]:
 
 
 def cluster_cuts(text: str, size: int, start: int = 0, stop: int | None = None) -> list[int]:
-    """Find cuts between grapheme clusters, each at least *size* behind the one before.
+    """Find cuts between grapheme clusters, each at least *size* after the previous cut.
 
-    The clusters are those of the whole text, wherever *start* lies in one.
+    The clusters are those of the whole text, even if *start* lies inside one.
 
     Args:
         text: Any string.
-        size: Code points, at least 1.
-        start: Where to begin; the first cut is at least *size* behind it.
-        stop: Where to end; the end of the text by default.
+        size: Least distance between cuts, in code points, at least 1.
+        start: Position to start from; the first cut is at least *size* after it.
+        stop: Position to end at; ``None`` is the end of the text.
 
     Returns:
         Positions in ascending order, ``start < cut < stop``.
@@ -119,15 +119,15 @@ def cluster_cuts(text: str, size: int, start: int = 0, stop: int | None = None) 
 
 
 def at_cluster_ends(text: str, cuts: Sequence[int]) -> list[int]:
-    """Move every cut that lies inside a grapheme cluster to the end of the cluster.
+    """Move every cut inside a grapheme cluster to the end of the cluster.
 
     Args:
         text: Any string.
         cuts: Positions in ascending order, ``0 < cut < len(text)``.
 
     Returns:
-        Positions of the same kind, none twice; a cut that would move to the end of the text is
-        left out.
+        Positions in ascending order, without duplicates; a cut that would move to the end of the
+        text is left out.
     """
     clusters = _clusters_at(text, cuts)
     if not clusters:
@@ -145,14 +145,14 @@ def at_cluster_ends(text: str, cuts: Sequence[int]) -> list[int]:
 
 
 def between_clusters(text: str, cuts: Sequence[int]) -> list[int]:
-    """Drop the cuts that lie inside a grapheme cluster.
+    """Drop the cuts inside a grapheme cluster.
 
     Args:
         text: Any string.
         cuts: Positions in ascending order, ``0 < cut < len(text)``.
 
     Returns:
-        The other cuts, in ascending order.
+        The remaining cuts, in ascending order.
     """
     return _outside(cuts, _clusters_at(text, cuts))
 
@@ -168,23 +168,23 @@ def joined_clusters(text: str) -> list[Span]:
     """
     if not _JOINED.search(text):
         return []
-    found = (match.span() for match in _CLUSTER.finditer(text))
-    return [Span(start, end) for start, end in found if end - start > 1]
+    clusters = (match.span() for match in _CLUSTER.finditer(text))
+    return [Span(start, end) for start, end in clusters if end - start > 1]
 
 
 def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
-    """Find what matched brackets and code fences enclose, so that it can be kept whole.
+    """Find the spans of matched brackets and code fences, in which no cut should be made.
 
-    A bracket without its partner protects nothing, and no pair reaches over a blank line: an
-    unclosed 「 must not hold the rest of a document together.
+    An unmatched bracket has no span, and no pair extends over a blank line: an unclosed 「 must
+    not keep the rest of a document from being cut.
 
     Args:
         text: Any string.
-        depth: How many levels of brackets may be opened: 0 gives the outermost pairs, 1 the pairs
-            inside those, ``None`` gives no pairs at all. A code fence counts as one level.
+        depth: How many levels of brackets may be cut inside: 0 returns the outermost pairs, 1 the
+            pairs inside those, ``None`` no pairs. A code fence counts as one level.
 
     Returns:
-        Disjoint spans in order, each from its opening bracket to behind its closing one.
+        Disjoint spans in order, each with its opening and its closing bracket.
     """
     return list(map(_new_span, _enclosed(text, depth)))
 
@@ -192,29 +192,30 @@ def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
 def keep_whole(
     text: str, cuts: Iterable[int], *, depth: int | None = 0, atoms: bool = False
 ) -> list[int]:
-    """Drop the cuts that would part what belongs together.
+    """Drop the cuts inside brackets and, with *atoms*, inside other text that belongs together.
 
     Args:
         text: The text that the cuts are for.
         cuts: Candidate positions in ascending order, ``0 < cut < len(text)``.
         depth: As for :func:`bracket_spans`.
-        atoms: Whether to mind addresses, numbers, runs of marks, clusters and the marks that
-            must not stand alone; for cuts that do not already follow from punctuation.
+        atoms: Whether to drop cuts inside addresses, numbers, runs of marks and clusters, and
+            those before a closing or after an opening mark, too. For cuts that punctuation rules
+            did not find.
 
     Returns:
-        The cuts that may stay, in ascending order.
+        The remaining cuts, in ascending order.
     """
     kept = _outside(cuts, _enclosed(text, depth))
     if not atoms:
         return kept
     kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
-    # あ|。 and （|注 part a mark from what it belongs to.
+    # あ|。 and （|注 would separate a mark from the word it belongs to.
     kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in OPENERS]
     return _outside(kept, joined_clusters(text))
 
 
 def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
-    """Turn cut positions into the spans that tile a text.
+    """Return the spans between cut positions; they tile the text.
 
     Args:
         cuts: Ascending positions, ``0 < cut < length``.
@@ -229,13 +230,13 @@ def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
 
 
 def _clusters_at(text: str, cuts: Sequence[int]) -> list[Span]:
-    """Find the clusters of a text, unless what stands around the *cuts* tells that none is cut."""
-    around = "\n".join([text[cut - 1 : cut + 1] for cut in cuts])
-    return joined_clusters(text) if _MAY_JOIN.search(around) else []
+    """Return the clusters of several code points, or none if no cut can lie inside a cluster."""
+    neighbours = "\n".join([text[cut - 1 : cut + 1] for cut in cuts])
+    return joined_clusters(text) if _MAY_JOIN.search(neighbours) else []
 
 
 def _enclosed(text: str, depth: int | None) -> list[tuple[int, int]]:
-    """Find the spans of :func:`bracket_spans`, as pairs: there are many."""
+    """Return the spans of :func:`bracket_spans` as plain tuples, which are faster to make."""
     if depth is None:
         return []
     fences = _fence_spans(text) if "```" in text or "~~~" in text else []
@@ -247,19 +248,19 @@ def _outside(cuts: Iterable[int], spans: Sequence[tuple[int, int]]) -> list[int]
     """Keep the cuts that lie strictly inside none of the disjoint, ordered *spans*."""
     if not spans:
         return list(cuts)
-    kept, which, last = [], 0, len(spans) - 1
+    kept, place, last = [], 0, len(spans) - 1
     start, end = spans[0]
     for cut in cuts:
-        while end <= cut and which < last:
-            which += 1
-            start, end = spans[which]
+        while end <= cut and place < last:
+            place += 1
+            start, end = spans[place]
         if not start < cut < end:
             kept.append(cut)
     return kept
 
 
 def _pairs(text: str) -> list[tuple[int, int]]:
-    """Match brackets; a blank line ends all that are open."""
+    """Return the span of each matched pair of brackets; no pair extends over a blank line."""
     pairs: list[tuple[int, int]] = []
     start = 0
     for match in _BLANK_LINE.finditer(text):
@@ -271,30 +272,32 @@ def _pairs(text: str) -> list[tuple[int, int]]:
 
 
 def _pairs_between(text: str, first: int, last: int) -> list[tuple[int, int]]:
-    """Match the brackets of a part of a text; those with others inside need a stack."""
+    """Return the span of each matched pair of brackets in ``text[first:last]``."""
     pairs: list[tuple[int, int]] = []
-    stack: list[int] = []  # positions alone: ten million open brackets are input, too
-    waiting = dict.fromkeys(OPENERS, 0)
+    stack: list[
+        int
+    ] = []  # positions only, to save memory: a text may have 10 million open brackets
+    open_counts = dict.fromkeys(OPENERS, 0)
     for match in _BRACKET.finditer(text, first, last):
         start, end = span = match.span()
         if end - start > 1:
             pairs.append(span)
             continue
         mark = text[start]
-        if mark in waiting:
+        if mark in open_counts:
             stack.append(start)
-            waiting[mark] += 1
-        elif waiting[opener := _OPENER_OF[mark]]:
-            # What was opened inside and not closed is no pair.  「あ（い」 -> 「あ（い」
+            open_counts[mark] += 1
+        elif open_counts[opener := _OPENER_OF[mark]]:
+            # Brackets opened inside and not closed are unmatched.  「あ（い」 -> 「あ（い」
             while (inner := text[start := stack.pop()]) != opener:
-                waiting[inner] -= 1
-            waiting[opener] -= 1
+                open_counts[inner] -= 1
+            open_counts[opener] -= 1
             pairs.append((start, end))
     return pairs
 
 
 def _fence_spans(text: str) -> list[tuple[int, int]]:
-    """Pair the lines that open and close Markdown code; an open end protects nothing."""
+    """Return the span of each closed Markdown code fence; an unclosed fence has none."""
     spans: list[tuple[int, int]] = []
     opened: tuple[str, int] | None = None
     for match in _FENCE.finditer(text):
@@ -307,18 +310,18 @@ def _fence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _outermost(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pick the spans that lie inside no other; *spans* are ordered by start."""
+    """Return the spans that lie inside no other; *spans* are ordered by start."""
     picked: list[tuple[int, int]] = []
-    reached = 0
+    last_end = 0
     for span in spans:
-        if span[0] >= reached:
+        if span[0] >= last_end:
             picked.append(span)
-            reached = span[1]
+            last_end = span[1]
     return picked
 
 
 def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[tuple[int, int]]:
-    """Pick the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
+    """Return the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
     ends: list[int] = []
     picked: list[tuple[int, int]] = []
     for span in spans:

@@ -1,11 +1,11 @@
 """Cut Japanese text between morphemes or bunsetsu, with MeCab and UniDic.
 
-For text without punctuation, and for sentences that are too long. The only importer of fugashi.
+For text without punctuation, and for sentences that are too long. Only this module imports fugashi.
 
-MeCab is never handed more than a window: on longer input its time grows with the square of a run of
-one character class, the sum of its costs overflows (a crash), and it loses what follows 64 KiB of
-blanks. Windows overlap and are joined where two parses agree, so that a text is cut as if it had
-been parsed in one piece.
+MeCab parses one window of the text at a time. On longer input its time grows with the square of the
+longest run of one character class, the sum of its costs overflows (a crash), and it loses what
+follows 64 KiB of blanks. Windows overlap and are joined where two parses agree, so that the cuts
+are those of one parse of the whole text.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from safe_embed.types import Span
 
 Unit = Literal["bunsetsu", "morpheme"]
 
-# Characters that MeCab parses at once, and that two neighbouring windows share.
-# Source: 526,000 characters of 43 novels and articles without 。, 、 and line breaks, against one
-# parse of each. Of 337,541 boundaries differ at 1,024/64: 0; 256/16: 0; 256/8: 3; 128/4: 72.
-# test_windows_cut_as_one_parse repeats the first.
+# Length of a window that MeCab parses at once, and of the overlap of two neighbouring windows.
+# Source: 526,000 characters of 43 novels and articles without 。, 、 and line breaks, compared with
+# one parse of each. Of 337,541 boundaries differ at 1,024/64: 0; 256/16: 0; 256/8: 3; 128/4: 72.
+# test_windows_cut_as_one_parse repeats the first measurement.
 WINDOW_CHARS = 1024
 OVERLAP_CHARS = 64
 
-# MeCab ends at NUL, and takes other controls for words; we give it blanks instead.
+# MeCab stops at NUL, and takes other control characters for words; it gets blanks instead.
 # 今日は\0晴れ -> 今日は\0|晴れ
 _CONTROLS = r"\x00-\x1f\x7f-\x9f"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _WORD = re.compile(rf"[^\s{_CONTROLS}]")
 _STRONG_MARK = re.compile(r"[。｡！？\n]")
 
-# Part of speech, blanks in front, and surface of each morpheme, all ended by a tab.
+# Part of speech, preceding blanks and surface of each morpheme, each followed by a tab.
 _NODE = r"%F,[0,1,2]\t%pS\t%m\t"
 _FIELDS = 3
 
 
-# A morpheme: where it starts, and its part of speech in UniDic's words, 名詞,普通名詞,一般.
+# A morpheme: its start in the text, and its UniDic part of speech, such as 名詞,普通名詞,一般.
 Node = tuple[int, str]
 
 
 class Ends(NamedTuple):
     """A rule: a bunsetsu ends between two morphemes.
 
-    *before* and *after* are regular expressions for their parts of speech, *where* is one for the
-    text around the place, seen from there.
+    *before* and *after* are regular expressions for their parts of speech. *where* is matched
+    against the text at the position between them.
     """
 
     before: str
@@ -64,7 +64,7 @@ class Ends(NamedTuple):
 
 
 class Joins(NamedTuple):
-    """A rule: no bunsetsu ends there. Fields as for :class:`Ends`."""
+    """A rule: no bunsetsu ends between two morphemes. Fields as for :class:`Ends`."""
 
     before: str
     after: str
@@ -74,7 +74,7 @@ class Joins(NamedTuple):
 _CONTENT = r"名詞|動詞|形容詞|副詞|連体詞|接続詞|感動詞|代名詞|形状詞|接頭辞|記号|補助記号,括弧開"
 _NUMERAL = "0-9０-９〇一二三四五六七八九十百千万億兆"
 
-# The first rule that fits decides.
+# The first rule that matches applies.
 RULES: tuple[Ends | Joins, ...] = (
     # 一、二冊 -> 一、二冊
     Joins(r"補助記号,読点", r"名詞,数詞", rf"(?<=[{_NUMERAL}][、，､])"),
@@ -110,10 +110,10 @@ RULES: tuple[Ends | Joins, ...] = (
 )
 
 
-def _ending(before: str, after: str) -> re.Pattern[str]:
-    """Join what the rules say about two parts of speech into one pattern.
+def _compile_ending(before: str, after: str) -> re.Pattern[str]:
+    """Compile the rules for two parts of speech into one pattern.
 
-    It matches at the places between such morphemes where a bunsetsu ends.
+    The pattern matches at a position between two such morphemes if a bunsetsu ends there.
     """
     pattern = ""
     for rule in reversed(RULES):
@@ -126,25 +126,25 @@ def _ending(before: str, after: str) -> re.Pattern[str]:
 
 
 class _Analyser:
-    """MeCab with unidic-lite, for one text at a time, and what it keeps between texts."""
+    """MeCab with unidic-lite, used by one thread at a time, and its cache of compiled rules."""
 
     def __init__(self) -> None:
         self.parse = _load_mecab()
-        # What the rules say; bounded, since UniDic has some 70 parts of speech.
+        # Rules by parts of speech before and after; bounded: UniDic has about 70 of them.
         self._endings: dict[tuple[str, str], re.Pattern[str]] = {}
 
     def bunsetsu(self, text: str) -> Iterator[int]:
-        """Find where bunsetsu start behind the first."""
-        known = self._endings
+        """Yield the start of each bunsetsu but the first."""
+        endings = self._endings
         for (_, before), (start, after) in pairwise(self.morphemes(text)):
             pair = before, after
-            if pair not in known:
-                known[pair] = _ending(*pair)
-            if known[pair].match(text, start):
+            if pair not in endings:
+                endings[pair] = _compile_ending(*pair)
+            if endings[pair].match(text, start):
                 yield start
 
     def morphemes(self, text: str) -> Iterator[Node]:
-        """Parse a text of any length in windows, and join them where they agree."""
+        """Yield the morphemes of a text of any length, parsed in overlapping windows."""
         end = min(WINDOW_CHARS, len(text))
         nodes = self._parse(text, 0, end)
         while end < len(text):
@@ -157,23 +157,23 @@ class _Analyser:
         yield from nodes
 
     def _parse(self, text: str, start: int, end: int) -> list[Node]:
-        """Parse one window; its nodes carry positions in the whole text."""
+        """Return the morphemes of the window ``text[start:end]``, with positions in the text."""
         fields = self.parse(_CONTROL.sub(" ", text[start:end])).split("\t")
         tags = fields[:-1:_FIELDS]
-        del fields[::_FIELDS]  # what stays are blanks and surfaces in turn, which tile the window
+        del fields[::_FIELDS]  # leaves blanks and surfaces in turn; they tile the window
         starts = list(accumulate(map(len, fields), initial=start))[1::2]
         return list(zip(starts, tags, strict=True))
 
 
-# fugashi never frees a tagger: each one that is dropped leaves its dictionary mapped, 250 MB of
-# address space. So idle ones are used again, as many as there were threads that split at once.
-# Source: 20 taggers made and dropped, VmSize +5.0 GB, RssAnon +1 MB (fugashi 1.5.2).
+# fugashi never frees a tagger: its dictionary stays mapped, 250 MB of address space. So idle
+# analysers are used again; there are as many as threads have ever split at the same time.
+# Source: 20 taggers created and deleted, VmSize +5.0 GB, RssAnon +1 MB (fugashi 1.5.2).
 _IDLE: deque[_Analyser] = deque()
 
 
 @contextmanager
 def _analyser() -> Iterator[_Analyser]:
-    """Lend an analyser that nobody else uses meanwhile."""
+    """Provide an analyser that no other thread uses, from the idle ones or a new one."""
     try:
         analyser = _IDLE.pop()
     except IndexError:
@@ -185,24 +185,25 @@ def _analyser() -> Iterator[_Analyser]:
 
 
 def _next_start(text: str, end: int) -> int:
-    """Choose where the window after the one up to *end* starts: behind a strong mark if it can."""
+    """Return the start of the window after one up to *end*: behind a sentence mark if possible."""
     latest = end - OVERLAP_CHARS
     marks = [match.end() for match in _STRONG_MARK.finditer(text, latest - OVERLAP_CHARS, latest)]
     return marks[-1] if marks else latest
 
 
 def _seam(nodes: list[Node], following: list[Node], middle: int) -> int:
-    """Find where to change windows: at a node of both, far from the edges that spoil a parse."""
+    """Return the start nearest to *middle* of a morpheme that both windows have, or *middle*."""
     first = following[0][0] if following else middle
     shared = set(nodes[bisect_left(nodes, (first,)) :]).intersection(following)
-    return min((at for at, _ in shared), key=lambda at: (abs(at - middle), at), default=middle)
+    starts = (start for start, _ in shared)
+    return min(starts, key=lambda start: (abs(start - middle), start), default=middle)
 
 
 def _load_mecab() -> Callable[[str], str]:
-    """Load MeCab with unidic-lite, whatever other dictionary may be installed.
+    """Return MeCab's parse function with unidic-lite, even if other dictionaries are installed.
 
-    NB: never call the tagger itself: ``tagger(text)`` keeps every surface it ever saw;
-    ``tagger.parse(text)`` keeps nothing but the lattice of its longest window.
+    Never call the tagger itself: ``tagger(text)`` caches every surface for ever, while
+    ``tagger.parse(text)`` keeps only the lattice of its longest window. ConfigError if it fails.
     """
     try:
         import fugashi
@@ -213,7 +214,7 @@ def _load_mecab() -> Callable[[str], str]:
         tagger = fugashi.GenericTagger(f"{paths} -O '' -F '{_NODE}' -U '{_NODE}' -E .")
     except (ImportError, RuntimeError) as err:
         raise ConfigError(
-            "MorphemeSplitter needs fugashi and the dictionary unidic-lite, and cannot load them. "
+            "MorphemeSplitter cannot load fugashi or its dictionary unidic-lite, which it needs. "
             "Install them with: pip install --force-reinstall fugashi unidic-lite\n"
             "fugashi または辞書 unidic-lite を読み込めません。次を実行してください: "
             "pip install --force-reinstall fugashi unidic-lite"
@@ -224,24 +225,24 @@ def _load_mecab() -> Callable[[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class MorphemeSplitter:
-    """Cut text between bunsetsu (文節) or morphemes, and keep whole what belongs together.
+    """Cut text between bunsetsu (文節) or morphemes.
 
-    Brackets with all they hold, addresses, numbers and grapheme clusters are not cut. Blanks and
-    control characters stay with what stands before them.
+    No cut is made inside brackets, addresses, numbers and grapheme clusters. Blanks and control
+    characters belong to the span before them.
 
-    A text of up to :data:`WINDOW_CHARS` is parsed in one piece. No two threads use one MeCab at a
-    time, and none keeps anything of the texts it has read.
+    Texts of up to :data:`WINDOW_CHARS` characters are parsed at once, longer ones in windows. It
+    can be used from any thread, and keeps nothing of the texts.
 
     >>> text = "今日は良い天気なので図書館で本を読んでいる"
     >>> [text[start:end] for start, end in MorphemeSplitter().split(text)]
     ['今日は', '良い', '天気なので', '図書館で', '本を', '読んでいる']
 
     Args:
-        unit: What is cut off: a bunsetsu (a word with the particles behind it), or a morpheme.
-        depth: How many levels of brackets may be opened for a cut; ``None`` for any.
+        unit: ``"bunsetsu"`` (a word with the particles after it) or ``"morpheme"``.
+        depth: How many levels of brackets may be cut inside; ``None`` for any.
 
     Raises:
-        ConfigError: If *unit* is no unit, or *depth* is negative.
+        ConfigError: If *unit* is neither of these, or *depth* is negative.
     """
 
     unit: Unit = "bunsetsu"
@@ -252,9 +253,7 @@ class MorphemeSplitter:
             msg = f"unit={shown(self.unit)} is not known. Use one of {', '.join(get_args(Unit))}."
             raise ConfigError(msg)
         if self.depth is not None and self.depth < 0:
-            msg = (
-                f"depth={shown(self.depth)} is negative. Use 0, a positive number, or None for any."
-            )
+            msg = f"depth={shown(self.depth)} is negative. Use 0 or more, or None for any depth."
             raise ConfigError(msg)
 
     def split(self, text: str) -> list[Span]:
@@ -280,5 +279,5 @@ class MorphemeSplitter:
                 if self.unit == "bunsetsu"
                 else (start for start, _ in analyser.morphemes(text))
             )
-            cuts = [at for at in starts if at > first and not text[at].isspace()]
+            cuts = [start for start in starts if start > first and not text[start].isspace()]
         return spans_between(keep_whole(text, cuts, depth=self.depth, atoms=True), len(text))

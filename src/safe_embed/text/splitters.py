@@ -1,4 +1,4 @@
-"""What a user may name as a splitter, and the ladder below it."""
+"""Turn the argument ``splitter`` into a splitter, and add the finer splitters below it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SplitterLike = str | re.Pattern[str] | Splitter | Callable[[str], Any]
 
 
 def resolve_splitter(spec: SplitterLike) -> Splitter:
-    """Turn what a user passed as ``splitter`` into a splitter.
+    """Turn the argument ``splitter`` of the encoder into a splitter.
 
     Args:
         spec: ``"punctuation"``, ``"morphemes"``, a compiled regular expression, an object with
-            ``split``, or a function that gives the pieces of a text.
+            ``split(text)``, or a function from a text to its pieces.
 
     Returns:
-        The splitter.
+        The splitter; an object with ``split`` is returned as it is.
 
     Raises:
         ConfigError: If *spec* is none of these.
@@ -40,26 +40,26 @@ def resolve_splitter(spec: SplitterLike) -> Splitter:
     if callable(spec):
         return FunctionSplitter(spec)
     msg = (
-        f"splitter={shown(spec)} is no splitter. Use 'punctuation', 'morphemes', a compiled "
+        f"splitter={shown(spec)} is not a splitter. Use 'punctuation', 'morphemes', a compiled "
         "regular expression, an object with split(text), or a function from a text to its pieces."
     )
     raise ConfigError(msg)
 
 
 def ladder(splitter: Splitter) -> tuple[Splitter, ...]:
-    """Put below *splitter* the finer ones that a piece goes down if it does not fit.
+    """List *splitter* and the finer splitters that cut a piece which is still too long.
 
-    長い文 -> clauses -> inside brackets, level by level -> bunsetsu -> morphemes. Text that no rung
-    can cut is cut between grapheme clusters by the chunker.
+    長い文 -> clauses -> inside brackets, level by level -> bunsetsu -> morphemes. The chunker cuts
+    what is still too long between grapheme clusters.
 
     Args:
-        splitter: The user's own, the first rung.
+        splitter: The splitter that is tried first.
 
     Returns:
-        The rungs from coarse to fine.
+        The splitters from coarse to fine, *splitter* first.
     """
     if isinstance(splitter, MorphemeSplitter):
-        return (splitter, *_morphemes())
+        return (splitter, *_morpheme_splitters())
     return (
         splitter,
         *(
@@ -67,11 +67,12 @@ def ladder(splitter: Splitter) -> tuple[Splitter, ...]:
             for depth in (0, 1, None)
             for level in ("sentence", "clause")
         ),
-        *_morphemes(),
+        *_morpheme_splitters(),
     )
 
 
-def _morphemes() -> tuple[MorphemeSplitter, ...]:
+def _morpheme_splitters() -> tuple[MorphemeSplitter, ...]:
+    """Return the splitters below the last level of punctuation, from coarse to fine."""
     return (
         MorphemeSplitter("bunsetsu", depth=0),
         MorphemeSplitter("bunsetsu", depth=None),

@@ -1,4 +1,4 @@
-"""A user's own rule as a splitter: a regular expression, or a function of another library."""
+"""Splitters made from a user's regular expression or function, and checks of their spans."""
 
 from __future__ import annotations
 
@@ -14,44 +14,46 @@ from safe_embed.foreign import called, shown
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
 
-# An expression that matches nothing too gives empty pieces between all characters, one for each of
-# its groups besides. More than these are a function that never ends.
+# re.split by an expression that can match nothing returns empty pieces at every character, and more
+# for its groups. A function that returns more empty pieces than this is taken as endless.
 _EMPTY_PER_CHAR = 4
 _MOST_EMPTY = 16
-# What re says of an expression, where that holds nothing of the expression itself.
+# Error texts of re in plain words, which quote nothing of the expression.
 _PLAIN_WORDS = re.compile(r"[a-z][a-z, -]*")
 
 
 @dataclass(frozen=True, slots=True)
 class RegexSplitter:
-    """Cut behind every match of a regular expression, and nowhere else.
+    """Cut after every match of a regular expression, and nowhere else.
 
-    Where a match ends inside a grapheme cluster, the cut stands behind the cluster.
+    Where a match ends inside a grapheme cluster, the cut is moved to the end of the cluster.
 
     >>> text = "春、夏。秋"
     >>> [text[start:end] for start, end in RegexSplitter("[。、]").split(text)]
     ['春、', '夏。', '秋']
 
     Args:
-        pattern: The expression; an empty match cuts nothing.
-        min_chars: Texts shorter than this, in code points, stay whole.
+        pattern: The expression; no cut is made at an empty match.
+        min_chars: Texts shorter than this, in code points, are not cut.
 
     Raises:
-        ConfigError: If *pattern* is no valid expression.
+        ConfigError: If *pattern* is not a valid expression for str.
     """
 
     pattern: str | re.Pattern[str]
     min_chars: int = 0
 
     def __post_init__(self) -> None:
-        found = _compiled(self.pattern)
-        if isinstance(found, str):  # not where it was caught: re's own error shows the pattern
-            msg = f"pattern={shown(self.pattern)} is no regular expression: {found}."
+        compiled = _compile(self.pattern)
+        if isinstance(
+            compiled, str
+        ):  # raised here, without re's own error, which holds the pattern
+            msg = f"pattern={shown(self.pattern)} is not a valid regular expression: {compiled}."
             raise ConfigError(msg)
-        object.__setattr__(self, "pattern", found)
+        object.__setattr__(self, "pattern", compiled)
 
     def split(self, text: str) -> list[Span]:
-        """Cut *text* behind every match.
+        """Cut *text* after every match.
 
         Args:
             text: Any string.
@@ -66,39 +68,39 @@ class RegexSplitter:
         return spans_between(at_cluster_ends(text, list(ends)), len(text))
 
 
-def _compiled(pattern: Any) -> re.Pattern[str] | str:
-    """Compile an expression, or say in words of the module re why not, and where."""
+def _compile(pattern: Any) -> re.Pattern[str] | str:
+    """Compile an expression; return the reason, and its position, if it is not valid."""
     try:
-        found = re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
-        why = error.msg if _PLAIN_WORDS.fullmatch(error.msg) else "it cannot be compiled"
-        return why if error.pos is None else f"{why} at position {error.pos}"
+        reason = error.msg if _PLAIN_WORDS.fullmatch(error.msg) else "it cannot be compiled"
+        return reason if error.pos is None else f"{reason} at position {error.pos}"
     except (TypeError, OverflowError, RecursionError) as error:
         return f"it cannot be compiled ({type(error).__name__})"
-    return found if isinstance(found.pattern, str) else "it is one for bytes"
+    return compiled if isinstance(compiled.pattern, str) else "it matches bytes, not str"
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSplitter:
-    """Cut where another library's splitter does.
+    """Cut where a function, such as another library's splitter, starts a piece.
 
-    The function may give the pieces themselves or ``(start, end)`` pairs. What it leaves out
-    between two pieces (blanks, line breaks) stays with the piece before, so nothing is lost. So
-    does the rest of a grapheme cluster in which a piece would begin.
+    The function may return the pieces themselves or ``(start, end)`` pairs. Characters between two
+    pieces (blanks, line breaks) are added to the piece before, so nothing is lost. If a piece
+    starts inside a grapheme cluster, the cut is moved to the end of the cluster.
 
     >>> text = "いち に  さん"
     >>> [text[start:end] for start, end in FunctionSplitter(str.split).split(text)]
     ['いち ', 'に  ', 'さん']
 
     Args:
-        function: Takes a text, gives its pieces in order.
+        function: Takes a text and returns its pieces in order, as str or ``(start, end)`` pairs.
     """
 
-    # Without its repr, which may hold a text: functools.partial(cut, "…").
+    # Left out of repr, as its own repr may hold a text: functools.partial(cut, "…").
     function: Callable[[str], Iterable[str | tuple[int, int]]] = field(repr=False)
 
     def split(self, text: str) -> list[Span]:
-        """Cut *text* where the function's pieces begin.
+        """Cut *text* at the start of each of the function's pieces.
 
         Args:
             text: Any string.
@@ -107,24 +109,26 @@ class FunctionSplitter:
             The spans in order; they tile the text.
 
         Raises:
-            ConfigError: If a piece is neither a str nor a pair, is not in the text, or is out of
-                order, or if empty ones never end.
+            ConfigError: If a piece is neither a str nor a pair of int, is not in the text or is out
+                of order, if the function returns too many empty pieces, or if it raises an
+                exception such as StopIteration that would end or cancel the caller.
         """
         return called("The splitter", self._split, text, here=True)
 
     def _split(self, text: str) -> list[Span]:
+        """Call the function and check its pieces, as :meth:`split` describes."""
         starts: list[int] = []
-        at = 0
-        most = _EMPTY_PER_CHAR * len(text) + _MOST_EMPTY
+        last_end = 0
+        most_empty = _EMPTY_PER_CHAR * len(text) + _MOST_EMPTY
         for number, piece in enumerate(_items(self.function(text), "The splitter function")):
-            start, end = self._locate(text, piece, at)
-            if number - len(starts) > most:
+            start, end = self._locate(text, piece, last_end)
+            if number - len(starts) > most_empty:
                 msg = (
                     f"The splitter function gave {number} pieces of a text of {len(text)} "
-                    "characters, most of them empty. Let it come to an end."
+                    "characters, most of them empty. It must give a finite number of pieces."
                 )
                 raise ConfigError(msg)
-            if start < at or not start <= end <= len(text):
+            if start < last_end or not start <= end <= len(text):
                 msg = (
                     f"The splitter function gave a piece (number {number}) that does not follow "
                     f"the one before it in the text of {len(text)} characters. A splitter must "
@@ -133,82 +137,85 @@ class FunctionSplitter:
                 raise ConfigError(msg)
             if start < end:
                 starts.append(start)
-            at = end
+            last_end = end
         cuts = [start for start in starts[1:] if start]
         return spans_between(at_cluster_ends(text, cuts), len(text))
 
     @staticmethod
-    def _locate(text: str, piece: Any, at: int) -> tuple[int, int]:
+    def _locate(text: str, piece: Any, first: int) -> tuple[int, int]:
+        """Return (start, end) of a piece; a str is searched from *first*, start is -1 if absent."""
         if isinstance(piece, str):
-            start = text.find(piece, at)
+            start = text.find(piece, first)
             return start, start + len(piece)
         span = _span_of(piece)
         if span is None:
             msg = (
-                f"A splitter function gave {type(piece).__name__}. It must give the pieces of the "
-                "text as str, or (start, end) pairs of int."
+                f"The splitter function gave {type(piece).__name__}. It must give the pieces of "
+                "the text as str, or (start, end) pairs of int."
             )
             raise ConfigError(msg)
         return span
 
 
 def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
-    """Make sure that a user's splitter lost nothing.
+    """Check that the spans from a user's splitter tile the text.
 
     Args:
         text: The text that was split.
-        spans: What the splitter gave; nothing is taken from it behind what does not fit the text.
-        splitter: The splitter, for the message.
+        spans: What the splitter returned; reading stops at the first span that does not fit.
+        splitter: The splitter; its class is named in the message.
 
     Returns:
-        The spans.
+        The pairs as spans.
 
     Raises:
-        ConfigError: If the spans are none, or do not tile the text.
+        ConfigError: If *spans* holds anything but pairs of int, or does not tile the text.
     """
     name = f"{type(splitter).__name__}.split"
-    found: list[Span] = []
-    at = 0
+    checked: list[Span] = []
+    last_end = 0
     for given in _items(spans, name):
         span = _span_of(given)
         if span is None:
             msg = (
-                f"{name} gave span {len(found)} as {type(given).__name__}. It must be a "
+                f"{name} gave span {len(checked)} as {type(given).__name__}. It must be a "
                 "(start, end) pair of int. A function that gives the pieces can be passed as it is."
             )
             raise ConfigError(msg)
         start, end = span
-        if start != at or end <= start:
+        if start != last_end or end <= start:
             msg = (
-                f"{name} gave span {len(found)} as ({shown(start)}, {shown(end)}) where one that "
-                f"starts at {at} was needed. Spans must tile the text: each starts where the one "
-                "before ends, and none is empty."
+                f"{name} gave span {len(checked)} as ({shown(start)}, {shown(end)}) where a span "
+                f"that starts at {last_end} is needed. Spans must tile the text: each starts where "
+                "the previous one ends, and none is empty."
             )
             raise ConfigError(msg)
-        found.append(span)
-        at = end
-        if at > len(text):
+        checked.append(span)
+        last_end = end
+        if last_end > len(text):
             break
-    if at != len(text):
+    if last_end != len(text):
         msg = (
-            f"{name} gave spans up to {shown(at)} for a text of {len(text)} characters. Spans must "
-            "cover the whole text."
+            f"{name} gave spans up to {shown(last_end)} for a text of {len(text)} characters. "
+            "Spans must cover the whole text."
         )
         raise ConfigError(msg)
-    return found
+    return checked
 
 
-def _items(found: Any, name: str) -> Iterator[Any]:
-    """Go through what a splitter gave."""
+def _items(result: Any, name: str) -> Iterator[Any]:
+    """Return an iterator over a splitter's result; ConfigError if it is not iterable."""
     try:
-        return iter(found)
+        return iter(result)
     except TypeError:
-        msg = f"{name} gave {type(found).__name__}. It must give (start, end) pairs, one a piece."
+        msg = (
+            f"{name} gave {type(result).__name__}. It must give a (start, end) pair for each piece."
+        )
         raise ConfigError(msg) from None
 
 
 def _span_of(given: Any) -> Span | None:
-    """Take a pair of whole numbers, numpy's too, as a span; ``None`` for all else."""
+    """Convert a pair of integers, numpy's included, to a span; return None for other values."""
     kind = type(given)
     is_usual = (kind is Span or kind is tuple) and len(given) == 2  # noqa: PLR2004
     if is_usual and type(given[0]) is type(given[1]) is int:
