@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from safe_embed.offline.cache import cache as offline
+from safe_embed.offline import cache as offline
 
 # No deadlines: the first example of a property may load a model or a dictionary.
 settings.register_profile("dev", max_examples=100, deadline=None)

@@ -175,7 +175,7 @@ def small_folder() -> Path:
     from transformers import BertConfig, BertModel
 
     path = folder("small")
-    tokenizer = _llama_like(LIMIT)
+    tokenizer = llama_like(LIMIT)
     tokenizer.save_pretrained(path)
     torch.manual_seed(25)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
@@ -198,7 +198,7 @@ def small(**options: Any) -> SentenceTransformer:
 @functools.cache
 def ruri() -> SentenceTransformer:
     """The true shape of ruri-v3-30m, but for its vocabulary, which is small."""
-    path = _modernbert("ruri", _llama_like(8192))
+    path = _modernbert("ruri", llama_like(8192))
     return assemble(path, limit=None, prompts=dict(RURI_PROMPTS))
 
 
@@ -247,20 +247,21 @@ def saved(kind: str, tokenizer_from: Path) -> Path:
     return path
 
 
-def _llama_like(limit: int) -> PreTrainedTokenizerFast:
+def llama_like(limit: int) -> PreTrainedTokenizerFast:
+    """A tokenizer as Llama's that says how many tokens a text may have."""
     from transformers import PreTrainedTokenizerFast
 
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     names |= {"cls_token": "<cls>", "sep_token": "<sep>", "mask_token": "<mask>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=_unigram(),
+        tokenizer_object=unigram(),
         model_max_length=limit,
         model_input_names=["input_ids", "attention_mask"],
         **names,
     )
 
 
-def _unigram() -> Tokenizer:
+def unigram() -> Tokenizer:
     """A Unigram vocabulary as Llama's: byte fallback, <s> … </s>, no blank put in front."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -293,7 +294,7 @@ def architecture(name: str) -> SentenceTransformer:
     from transformers import AutoConfig, AutoModel
 
     path = folder(f"architecture_{name}")
-    tokenizer = _llama_like(LIMIT)
+    tokenizer = llama_like(LIMIT)
     tokenizer.save_pretrained(path)
     torch.manual_seed(45)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
@@ -350,7 +351,7 @@ def static() -> SentenceTransformer:
     """A StaticEmbedding around the Rust tokenizer; it reads texts of any length."""
     from sentence_transformers import SentenceTransformer
 
-    backend = _unigram()
+    backend = unigram()
     vectors = _static_vectors(backend.get_vocab_size(), 48)
     first = upstream_modules().StaticEmbedding(backend, embedding_weights=vectors)
     return SentenceTransformer(modules=[first], device="cpu", prompts={"query": "検索クエリ: "})
@@ -362,7 +363,7 @@ def model2vec_folder() -> Path:
     from safetensors.numpy import save_file
 
     path = folder("model2vec")
-    backend = _unigram()
+    backend = unigram()
     save_file(
         {"embeddings": _static_vectors(backend.get_vocab_size(), 48)}, path / "model.safetensors"
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from safe_embed import Usage
+    from safe_embed.policies import Usage
 
 POISON, SLEEP, ERROR = "ヱ", "ヰ", "ヵ"
 MIB = 2**20

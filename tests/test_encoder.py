@@ -18,14 +18,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import models
-from safe_embed import (
-    ConfigError,
-    InvalidTextError,
-    PunctuationSplitter,
-    SafeEncoder,
-    TextTooLongError,
-    WorkerError,
-)
+from safe_embed import PunctuationSplitter, SafeEncoder
+from safe_embed.errors import ConfigError, InvalidTextError, TextTooLongError, WorkerError
 from safe_embed.text.graphemes import cluster_spans
 
 if TYPE_CHECKING:

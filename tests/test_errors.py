@@ -17,22 +17,21 @@ from hypothesis import strategies as st
 
 import models
 from safe_embed import (
-    ConfigError,
     EveryCalls,
-    EverySeconds,
-    FunctionSplitter,
     MemoryAbove,
     MemoryGrowth,
     MorphemeSplitter,
     PunctuationSplitter,
-    RegexSplitter,
     SafeEncoder,
     pad_to_dim,
 )
+from safe_embed.errors import ConfigError
 from safe_embed.foreign import is_word, shown
 from safe_embed.memory.combinators import AllOf, AnyOf
 from safe_embed.memory.types import Rung
+from safe_embed.policies import EverySeconds
 from safe_embed.pooling import pool
+from safe_embed.splitters import FunctionSplitter, RegexSplitter
 from safe_embed.text.user_splitters import check_tiling
 
 SECRET = "合言葉は「山と川」、と祖母は言った"  # noqa: S105

@@ -46,7 +46,7 @@ def allocated() -> int:
     """Count what tensors use, without the room that cuBLAS keeps for each thread it has seen."""
     gc.collect()
     # So named in torch's own notes on CUDA semantics, "cuBLAS workspaces".
-    torch._C._cuda_clearCublasWorkspaces()
+    torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001 torch has no public name
     return torch.cuda.memory_allocated()
 
 

@@ -583,7 +583,7 @@ import json
 import models
 from safe_embed.memory.remedies import clear_tokenizer_cache, trim
 from safe_embed.memory.sampling import anonymous_bytes
-tokenizer = models._unigram()
+tokenizer = models.unigram()
 if not hasattr(tokenizer.model, "_clear_cache"):
     raise SystemExit(3)
 words = ["今日は雨です" * 11 + str(number) for number in range(9000)]

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 import models
-from safe_embed import ReloadError, SafeEncoder, WorkerError
+from safe_embed import SafeEncoder
+from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.inference.request import Embed, Request
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, MemorySample, Rung

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_embed.errors import ConfigError, MissingExtraError
-from safe_embed.offline.cache import cache as offline
+from safe_embed.offline import cache as offline
 from safe_embed.offline.model_folder import _weights, build_tokenizer
 from safe_embed.offline.packed_file import PackedModel, dequantise, read_packed
 
@@ -36,7 +36,7 @@ FILE = "e5-small-q4.bin"
 BUILD = """
 import logging, sys
 from pathlib import Path
-from safe_embed.offline.cache import cache as offline
+from safe_embed.offline import cache as offline
 logging.basicConfig(level="INFO")
 print(offline.model_path(cache_dir=Path(sys.argv[1])))
 """

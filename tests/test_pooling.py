@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from models import UPSTREAM
-from safe_embed import pooling
 from safe_embed.errors import ConfigError
-from safe_embed.pooling import max_pool, mean_pool, pool, resolve_pooling, token_weighted_pool
+from safe_embed.pooling import (
+    Pooling,
+    max_pool,
+    mean_pool,
+    pool,
+    resolve_pooling,
+    token_weighted_pool,
+)
 from safe_embed.vectors import (
     check_precision,
     normalize,
@@ -244,4 +250,6 @@ def test_pad_to_dim_takes_other_kinds_of_numbers() -> None:
 
 def test_pooling_knows_no_other_precision() -> None:
     """The names of poolings in the type and in the table are the same."""
-    assert list(POOLINGS) == list(pooling._POOLINGS)
+    assert list(POOLINGS) == list(get_args(Pooling))
+    for name in get_args(Pooling):
+        assert callable(resolve_pooling(name))

@@ -39,7 +39,7 @@ def saved(name: str, tokens: int = NO_LIMIT, **options: Any) -> Path:
     from transformers import AutoConfig, AutoModel
 
     path = models.folder(f"positions_{name}_{tokens}_{len(options)}")
-    tokenizer = models._llama_like(tokens)
+    tokenizer = models.llama_like(tokens)
     tokenizer.save_pretrained(path)
     torch.manual_seed(3)
     wanted = {

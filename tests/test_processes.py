@@ -28,7 +28,8 @@ import models
 import process_models
 import seams
 from process_models import ERROR, MIB, POISON, SLEEP
-from safe_embed import ConfigError, ReloadError, SafeEncoder, TextTooLongError, WorkerError
+from safe_embed import SafeEncoder
+from safe_embed.errors import ConfigError, ReloadError, TextTooLongError, WorkerError
 from safe_embed.ipc import connection
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, Rung
@@ -397,7 +398,7 @@ def test_a_loaded_model_cannot_be_passed_on() -> None:
 def test_a_loader_of_main_is_refused(saved: Path) -> None:
     """It is pickled by name, and the name is not to be found in the worker."""
     code = (
-        "import sys\nfrom safe_embed import ConfigError, SafeEncoder\n"
+        "import sys\nfrom safe_embed import SafeEncoder\nfrom safe_embed.errors import ConfigError\n"
         "def load():\n    raise SystemExit\n"
         "try:\n    SafeEncoder(load, isolation='process')\n"
         "except ConfigError as error:\n    print('__main__' in str(error), 'import' in str(error))"

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import models
-from safe_embed import ReloadError, SafeEncoder
+from safe_embed import SafeEncoder
+from safe_embed.errors import ReloadError
 from safe_embed.memory.policies import EveryCalls, EveryTokens, MemoryGrowth
 from safe_embed.memory.sampling import Sampler
 from safe_embed.memory.types import MemorySample, Rung

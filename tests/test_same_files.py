@@ -24,10 +24,11 @@ import pytest
 import models
 import process_models
 import seams
-from safe_embed import EveryCalls, ReloadError, SafeEncoder, WorkerError
+from safe_embed import EveryCalls, SafeEncoder
 from safe_embed.backends.process import workers as workers_module
 from safe_embed.backends.process.messages import StartWorker, WorkerReady
 from safe_embed.backends.process.worker_handle import UNKNOWN
+from safe_embed.errors import ReloadError, WorkerError
 from safe_embed.upstream.same_model import CANARY
 from safe_embed.upstream.settings import ModelFacts, ModelSettings
 from safe_embed.upstream.source import ModelSource
@@ -142,7 +143,8 @@ def test_changed_files_never_take_over(saved: Path, folder: Path, other_weights:
 
 _FORK = """
 import os, shutil, sys
-from safe_embed import ReloadError, SafeEncoder
+from safe_embed import SafeEncoder
+from safe_embed.errors import ReloadError
 folder, weights = sys.argv[1:]
 encoder = SafeEncoder(folder, isolation="process", reload=None, device="cpu")
 before = encoder.encode("今日は雨です。")

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 import models
-from safe_embed import ConfigError, ReloadError, SafeEncoder, WorkerError
+from safe_embed import SafeEncoder
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import PendingCall
 from safe_embed.backends.event_loop import EventLoop
+from safe_embed.errors import ConfigError, ReloadError, WorkerError
 from safe_embed.inference.request import Embed, Request
 from safe_embed.inference.tasks import CopyTokenizer, Flow, Wave
 from safe_embed.memory.policies import (
@@ -707,7 +708,8 @@ _PROCESSES = """
 import gc, os, signal, sys, threading, warnings
 import sentence_transformers, transformers
 import models
-from safe_embed import SafeEncoder, WorkerError
+from safe_embed import SafeEncoder
+from safe_embed.errors import WorkerError
 
 warnings.simplefilter("ignore")
 gc.freeze()

@@ -46,7 +46,7 @@ def test_each_architecture_has_the_vectors_of_upstream(name: str) -> None:
         found = encoder.encode([text[:30] for text in TEXTS])
         assert 0 < encoder.stats.padding_tokens < STEP * 4
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-        assert model[0].auto_model.config._attn_implementation == "sdpa"
+        assert model[0].auto_model.config._attn_implementation == "sdpa"  # noqa: SLF001 transformers has no public name
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -311,7 +311,7 @@ def test_two_encoders_share_a_model(caplog: pytest.LogCaptureFixture) -> None:
         for encoder in (one, other):
             assert encoder.stats.padding_tokens < 40 * STEP
     assert "padded" not in caplog.text
-    assert model[0].auto_model.config._attn_implementation == "sdpa"
+    assert model[0].auto_model.config._attn_implementation == "sdpa"  # noqa: SLF001 transformers has no public name
 
 
 def test_a_worker_counts_what_it_does() -> None:

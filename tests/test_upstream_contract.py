@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 import models
-from safe_embed import ConfigError, InvalidTextError, SafeEncoder, TextTooLongError
+from safe_embed import SafeEncoder
+from safe_embed.errors import ConfigError, InvalidTextError, TextTooLongError
 from safe_embed.validation import check_texts
 from safe_embed.vectors import quantize
 

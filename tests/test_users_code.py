@@ -16,7 +16,8 @@ import models
 import process_models
 import seams
 from process_models import ENDINGS
-from safe_embed import ConfigError, InvalidTextError, ReloadError, SafeEncoder, WorkerError
+from safe_embed import SafeEncoder
+from safe_embed.errors import ConfigError, InvalidTextError, ReloadError, WorkerError
 from safe_embed.memory.event_log import EventLog
 from safe_embed.memory.types import Event, MemorySample, Rung
 

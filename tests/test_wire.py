@@ -24,10 +24,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import seams
-from safe_embed import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
 from safe_embed.backends.calls import PendingTask
 from safe_embed.backends.process.messages import TaskDone
 from safe_embed.backends.process.worker import Worker
+from safe_embed.errors import InvalidTextError, MissingExtraError, TextTooLongError, WorkerError
 from safe_embed.inference.tasks import ChunkTexts, Outcome
 from safe_embed.ipc.connection import Connection, ConnectionClosedError, UnreadableMessageError
 from safe_embed.ipc.portable_errors import portable

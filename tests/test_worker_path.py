@@ -142,7 +142,7 @@ def test_folders_of_python_itself_stay_the_parents(place: Path) -> None:
     plant(place, f"trap/base/{Path(USER_SITE).parent}")
     (place / "clean" / "base").symlink_to(sys.base_prefix)
     options: dict[str, Any] = {
-        "program": sys._base_executable,  # type: ignore[attr-defined] # a venv has no user's folder
+        "program": sys._base_executable,  # type: ignore[attr-defined] # noqa: SLF001 a venv has no user's folder
         "path": (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")),
         "PYTHONUSERBASE": "base",
         "PYTHONHOME": "base",
@@ -163,7 +163,8 @@ NOTEBOOK = """
 import os, sys
 from pathlib import Path
 sys.path[1:1] = ["lib", Path("/x"), "."]
-from safe_embed import ReloadError, SafeEncoder
+from safe_embed import SafeEncoder
+from safe_embed.errors import ReloadError
 import mine
 with SafeEncoder(mine.load, reload=None, isolation="process") as encoder:
     assert (32,) == encoder.encode("雨").shape

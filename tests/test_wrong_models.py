@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str, str, str]] = {
     "Pooling": (lambda: models.small()[1], "Pooling", "modules=[", "モデル名"),
     "tokenizer": (lambda: models.small().tokenizer, "Tokenizer", "tokenizer", "トークナイザー"),
     "slow": (lambda: models.bert_japanese().tokenizer, "BertJapanese", "tokenizer", "モデル名"),
-    "Rust": (models._unigram, "Tokenizer", "tokenizer", "トークナイザー"),
+    "Rust": (models.unigram, "Tokenizer", "tokenizer", "トークナイザー"),
     "pipeline": (pipeline, "FeatureExtractionPipeline", "pipeline", "パイプライン"),
     "SafeEncoder": (safe_encoder, "SafeEncoder", "Use it directly", "そのまま"),
 }

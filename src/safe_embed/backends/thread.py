@@ -38,6 +38,7 @@ from safe_embed.inference.tasks import Work
 from safe_embed.memory.remedies import trim
 from safe_embed.memory.types import Hook, ReloadPolicy, Stats
 from safe_embed.supervision.conditions import Conditions
+from safe_embed.supervision.reload_request import ReloadRequest
 from safe_embed.supervision.supervisor import Supervisor
 from safe_embed.upstream.settings import ModelState, SharedModelState
 from safe_embed.upstream.source import ModelSource
@@ -98,7 +99,7 @@ class ThreadBackend:
 
         def request(future: Future[Any]) -> None:
             done = partial(settle, future, None)
-            loop.supervisor.request_reload(reason, done, keep_tokenizer=keep_tokenizer)
+            loop.supervisor.request_reload(ReloadRequest(reason, done, keep_tokenizer))
 
         wait_for(loop.promise(request))
 

@@ -10,76 +10,22 @@ their threshold; ``MemoryAbove`` protects a limit, so it acts earlier by up to t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from safe_embed.errors import ConfigError
 from safe_embed.foreign import shown
-from safe_embed.memory.combinators import AllOf, AnyOf, Joinable, is_policy
+from safe_embed.memory.arguments import CheckedPolicy
+from safe_embed.memory.combinators import AllOf, AnyOf, is_policy
 from safe_embed.memory.cool_down import CoolDown
-from safe_embed.memory.sizes import format_mib, format_size, parse_size
+from safe_embed.memory.sizes import format_mib, parse_size
 from safe_embed.memory.types import Reason, ReloadPolicy, Rung, Usage
 
 _JITTER = 0.1
 _COOL_DOWN_SECONDS = 60.0
 
 
-def _is_number(value: object) -> bool:
-    """Whether a value is a finite int or float, and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# Arguments that a repr shows without their name.
-_POSITIONAL = frozenset({"n", "seconds", "bytes"})
-
-# Name of an argument -> its check, and what the message of the ConfigError asks for.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n": (lambda n: isinstance(n, int) and _is_number(n) and n >= 1, "an integer, 1 or more"),
-    "seconds": (lambda time: _is_number(time) and time > 0, "a number greater than 0"),
-    "share": (
-        lambda share: share is None or (_is_number(share) and 0 < share <= 1),
-        "0 < share <= 1",
-    ),
-    "jitter": (lambda share: _is_number(share) and 0 <= share < 1, "0 <= jitter < 1"),
-    "bytes": (lambda _: True, "a size"),  # parse_size has checked it
-    "cool_down_seconds": (lambda time: _is_number(time) and time >= 0, "a number, 0 or more"),
-    "at_most": (lambda rung: isinstance(rung, Rung), "a Rung, such as Rung.TRIM"),
-}
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Policy(Joinable):
-    """A single policy: raises ConfigError for invalid arguments; its repr is a valid expression."""
-
-    def __post_init__(self) -> None:
-        for name, value in self._arguments():
-            allowed, needed = _RULES[name]
-            if not allowed(value):
-                msg = f"{type(self).__name__}: {name}={shown(value)} is invalid. Give {needed}."
-                raise ConfigError(msg)
-
-    def _arguments(self) -> Iterator[tuple[str, Any]]:
-        """Yield (name, value) of each argument."""
-        return ((argument.name, getattr(self, argument.name)) for argument in fields(self))
-
-    def __repr__(self) -> str:
-        defaults = {argument.name: argument.default for argument in fields(self)}
-        changed = {name: value for name, value in self._arguments() if value != defaults[name]}
-        parts = [f"{name}={_format_argument(name, value)}" for name, value in changed.items()]
-        if parts and next(iter(changed)) in _POSITIONAL:
-            parts[0] = parts[0].partition("=")[2]
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-
-def _format_argument(name: str, value: object) -> str:
-    """Format an argument's value as in code; a size with its unit."""
-    if name == "bytes":
-        return repr(format_size(parse_size(value)))
-    return f"Rung.{value.name}" if isinstance(value, Rung) else repr(value)
-
-
-class Never(_Policy):
+class Never(CheckedPolicy):
     """Never acts: memory is released only by an explicit call of ``reload``."""
 
     __slots__ = ()
@@ -93,7 +39,7 @@ class Never(_Policy):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Every(_Policy):
+class _Every(CheckedPolicy):
     """Reloads the model after *n* calls, texts or tokens (the field of Usage in ``_counted``)."""
 
     n: int
@@ -156,7 +102,7 @@ class EveryTokens(_Every):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class EverySeconds(_Policy):
+class EverySeconds(CheckedPolicy):
     """Reloads the model after a time.
 
     Args:
@@ -190,7 +136,7 @@ def _is_cooling(usage: Usage, policy: MemoryGrowth | MemoryAbove, bound_bytes: i
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class MemoryGrowth(_Policy):
+class MemoryGrowth(CheckedPolicy):
     """Acts when the memory of the process has grown since warm-up by more than allowed.
 
     Weights that are paged in do not count. The policy does not act before warm-up is over.
@@ -215,7 +161,7 @@ class MemoryGrowth(_Policy):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bytes", parse_size(self.bytes))
-        _Policy.__post_init__(self)
+        CheckedPolicy.__post_init__(self)
 
     def reason(self, usage: Usage) -> Reason | None:
         """Compare the memory growth since the baseline with what is allowed.
@@ -239,7 +185,7 @@ class MemoryGrowth(_Policy):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class MemoryAbove(_Policy):
+class MemoryAbove(CheckedPolicy):
     """Acts when the process holds too much memory, or when its memory limit is nearly reached.
 
     The limit is the one with the least room: of the cgroup, RLIMIT_AS, or the machine. Other
@@ -270,7 +216,7 @@ class MemoryAbove(_Policy):
             raise ConfigError(f"MemoryAbove: {msg}")
         if self.bytes is not None:
             object.__setattr__(self, "bytes", parse_size(self.bytes))
-        _Policy.__post_init__(self)
+        CheckedPolicy.__post_init__(self)
 
     def reason(self, usage: Usage) -> Reason | None:
         """Compare the memory of the process with *bytes*, or the use of its limit with *share*.

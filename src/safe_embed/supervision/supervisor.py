@@ -200,25 +200,16 @@ class Supervisor:
 
     # A new model on request
 
-    def request_reload(
-        self,
-        reason: str,
-        done: Callable[[BaseException | None], None],
-        *,
-        keep_tokenizer: bool,
-    ) -> None:
+    def request_reload(self, request: ReloadRequest) -> None:
         """Let :meth:`watch` load model and tokenizer anew, because a caller asks for it.
 
         Args:
-            reason: Why.
-            done: Is called with ``None`` then, or with a ReloadError if it failed; the old model
-                serves on if it is still there.
-            keep_tokenizer: Whether the tokenizer stays.
+            request: Is told what became of it.
         """
         if self.swap.can_load:
-            self._requests.append(ReloadRequest(reason, done, keep_tokenizer))
-            return
-        done(not_loaded_here())
+            self._requests.append(request)
+        else:
+            request.done(not_loaded_here())
 
     def _requested_climb(self) -> Iterator[None] | None:
         return self._reload(self._requests.popleft()) if self._requests else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safe_embed.upstream.source import SentenceTransformer
+    from sentence_transformers import SentenceTransformer
 
 
 # Tables of positions, by their names in transformers' models.

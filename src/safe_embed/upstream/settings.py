@@ -15,7 +15,7 @@ from safe_embed.upstream.attributes import least
 from safe_embed.upstream.files import Identity
 
 if TYPE_CHECKING:
-    from safe_embed.upstream.source import SentenceTransformer
+    from sentence_transformers import SentenceTransformer
 
 # Fields of ModelSettings that are attributes of a SentenceTransformer by the same name.
 _USER_SETTINGS = (
