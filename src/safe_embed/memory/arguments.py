@@ -10,7 +10,7 @@ from typing import Any
 from safe_embed.errors import ConfigError
 from safe_embed.foreign import shown
 from safe_embed.memory.combinators import Joinable
-from safe_embed.memory.sizes import format_size
+from safe_embed.memory.sizes import format_size, parse_size
 from safe_embed.memory.types import Rung
 
 
