@@ -6,9 +6,18 @@ import itertools
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from safe_embed.types import Encoding
+import numpy as np
+
+from safe_embed.backends.interface import Backend
+from safe_embed.inference.request import Call, Embed, EmbedChunks, EmbedRaw, PlanTexts, Pool
+from safe_embed.memory import MemorySample, Stats
+from safe_embed.types import ChunkedText, Encoding, FloatArray, Span, TextPlan
+from safe_embed.upstream.settings import ModelFacts, ModelSettings, ModelState
 
 
 def character_class(character: str) -> str:
@@ -93,3 +102,106 @@ class EverySplitter:
         ends = [at for at, character in enumerate(text, 1) if character in self.marks]
         ends = [*ends, len(text)] if text and ends[-1:] != [len(text)] else ends
         return list(itertools.pairwise([0, *ends]))
+
+
+DIMENSION = 8
+
+
+def vector_of(text: str) -> FloatArray:
+    """A vector that tells the text, shape (8,)."""
+    return np.random.default_rng(zlib.crc32(text.encode())).normal(size=DIMENSION).astype("float32")
+
+
+def model_state(**settings: Any) -> ModelState:
+    """What is known of a model that there is not."""
+    given = {
+        "max_seq_length": 64,
+        "prompts": {"query": "検索: ", "passage": "文書: "},
+        "default_prompt_name": None,
+        "truncate_dim": None,
+        "similarity_fn_name": "cosine",
+        **settings,
+    }
+    return ModelState(
+        ModelFacts(
+            ModelSettings(**given),
+            device="cpu",
+            dtype="torch.float32",
+            unit_length=False,
+            dimension=DIMENSION,
+            model_kwargs=["task", "extra"],
+            weights_bytes=0,
+            load_bytes=0,
+        )
+    )
+
+
+class FakeBackend:
+    """A backend without a model: gives vectors that tell the texts, and keeps its calls.
+
+    Attributes:
+        calls: What it was asked to do, in order.
+        pools: Which pools calls were lent to.
+        reloads: The reasons and the kept tokenizers of reloads.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.model = model_state(**settings)
+        self.calls: list[Call] = []
+        self.pools: list[Pool | None] = []
+        self.reloads: list[tuple[str, bool]] = []
+        self.is_closed = False
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Do a call at once."""
+        self.calls.append(call)
+        future: Future[Any] = Future()
+        future.set_result(self._result(call))
+        return future
+
+    def _result(self, call: Call) -> Any:
+        match call:
+            case Embed():
+                return np.stack([vector_of(text) for text in call.request.texts])
+            case EmbedChunks():
+                return [self._chunked(text) for text in call.request.texts]
+            case EmbedRaw():
+                return [{"of": text} for text in call.request.texts]
+            case PlanTexts():
+                return [TextPlan((Span(0, len(t)),), (3,), False) for t in call.request.texts]
+            case _:
+                return "a copy"
+
+    def _chunked(self, text: str) -> ChunkedText:
+        vector = vector_of(text)
+        return ChunkedText((Span(0, len(text)),), (3,), vector[None], False, vector)
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings."""
+        self.model.change(**changes)
+
+    def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
+        """Take note of it."""
+        self.reloads.append((reason, keep_tokenizer))
+
+    def start_pool(self, devices: list[str] | None) -> dict[str, Any]:
+        """Give a record."""
+        return {"fake": devices}
+
+    @contextmanager
+    def lend(self, pool: Pool | None) -> Iterator[tuple[Backend, Pool | None]]:
+        """Do the call here, whatever the pool."""
+        self.pools.append(pool)
+        yield self, pool
+
+    @property
+    def stats(self) -> Stats:
+        """Nothing was measured."""
+        return Stats(len(self.calls), 0, 0, 0, 0, MemorySample(0.0), None, ())
+
+    def idle(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """Take note of it."""
+        self.is_closed = True

