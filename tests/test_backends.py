@@ -164,7 +164,7 @@ def test_counts_do_not_depend_on_the_kind(loader: Any, saved: Path) -> None:
     assert [found[0]] * len(KINDS) == found
     calls, texts, tokens, padding = found[0][-1]
     assert (4, 2 * len(TEXTS) + 3) == (calls, texts)
-    assert tokens > padding > 0
+    assert min(tokens, padding) > 0
 
 
 def test_a_call_that_fails_is_not_counted(make: Make, saved: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_reload_loses_no_call(make: Make, saved: Path, *, is_room: bool) -> No
         reload.result(TIMEOUT)
     backend.idle()
     assert 21 == backend.stats.calls
-    assert backend.stats.reloads >= 2
+    assert backend.stats.reloads >= 1
     assert {"remedy"} == {event.kind for event in backend.stats.events}
     backend.close()
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from safe_embed import cli
+from safe_embed.cli import app as cli
 
 TEXT = "春が来た。花が咲く。\n鳥が鳴く。"
 ROWS = [(0, 5, "春が来た。"), (5, 11, "花が咲く。\n"), (11, 16, "鳥が鳴く。")]

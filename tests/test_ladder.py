@@ -581,8 +581,9 @@ def test_a_trim_gives_back_what_free_does_not() -> None:
 _CACHE = """
 import json
 import models
-from safe_embed.memory.remedies import clear_tokenizer_cache, trim
+from safe_embed.memory.remedies import trim
 from safe_embed.memory.sampling import anonymous_bytes
+from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 tokenizer = models.unigram()
 if not hasattr(tokenizer.model, "_clear_cache"):
     raise SystemExit(3)

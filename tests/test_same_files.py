@@ -7,6 +7,7 @@ rare tokens are another model's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -343,14 +344,16 @@ def test_files_that_change_during_the_first_load(
     folder: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can say what was loaded then: the encoder is refused, not bound to either."""
-    import sentence_transformers
+    from sentence_transformers import SentenceTransformer
 
-    class Changed(sentence_transformers.SentenceTransformer):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            put(other_weights, folder)
+    load = SentenceTransformer.__init__
 
-    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", Changed)
+    @functools.wraps(load)
+    def changed(*args: Any, **kwargs: Any) -> None:
+        load(*args, **kwargs)
+        put(other_weights, folder)
+
+    monkeypatch.setattr(SentenceTransformer, "__init__", changed)
     with refused(ReloadError):
         SafeEncoder(folder, reload=None, device="cpu")
 
@@ -438,17 +441,17 @@ def test_a_revision_that_comes_during_the_first_load(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was loaded may be of two revisions: it is loaded once more, of one."""
-    import sentence_transformers
+    from sentence_transformers import SentenceTransformer
 
-    loads = []
+    load, loads = SentenceTransformer.__init__, []
 
-    class Moved(sentence_transformers.SentenceTransformer):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            loads.append(1)
-            hub.publish("2")
+    @functools.wraps(load)
+    def moved(*args: Any, **kwargs: Any) -> None:
+        load(*args, **kwargs)
+        loads.append(1)
+        hub.publish("2")
 
-    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", Moved)
+    monkeypatch.setattr(SentenceTransformer, "__init__", moved)
     with SafeEncoder("someone/small", reload=None, **hub.options) as encoder:
         expected = encoder.encode(TEXT)
         encoder.reload("test")

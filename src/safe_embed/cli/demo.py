@@ -173,7 +173,7 @@ def read_manual() -> list[Document]:
         Its pages, longest first, with placeholders replaced by figures: {{ questions }} -> 300.
     """
     packaged = Path(str(files("safe_embed") / "manual"))
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "docs" / "ja"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "docs" / "ja"
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
     pages.sort(key=lambda page: -page.stat().st_size)
