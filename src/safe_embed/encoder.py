@@ -83,7 +83,7 @@ class SafeEncoder(DropIn):
         devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
         timeout_seconds: When a worker process that is busy with one batch for so long is taken to
             hang, and is replaced; ``None`` for never.
-        hooks: Functions that are told what was done about memory, as an :class:`Event`.
+        hooks: Functions that are told what was done about memory, as an :class:`~safe_embed.Event`.
         dtype: ``"auto"`` runs the model in bfloat16 where the processor computes that natively
             (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
             at least on Japanese texts, checked when the model is loaded. :attr:`dtype` and the log

@@ -187,7 +187,8 @@ class Event:
         kind: ``"remedy"`` (a rung was taken), ``"failed"`` (a rung failed; the old model stays in
             use), ``"unreached"`` (all allowed rungs were taken and the bound is still exceeded), or
             ``"died"`` (a worker process ended unexpectedly; it is replaced and its work repeated).
-        reason: Why the rung was taken: the text of the policy's :class:`Reason`, for example.
+        reason: Why the rung was taken, such as the text of the policy's
+            :class:`~safe_embed.policies.Reason`.
         rung: The rung that was taken; for ``"unreached"`` the highest one.
         before: The measurement before the rung.
         after: The measurement after the rung.
@@ -249,7 +250,7 @@ class Stats:
 
 
 class Hook(Protocol):
-    """A callback that receives every :class:`Event` of an encoder."""
+    """A callback that receives every :class:`~safe_embed.Event` of an encoder."""
 
     def __call__(self, event: Event) -> None:
         """Handle an event. Runs on the encoder's own thread, so that a slow hook delays calls.
