@@ -23,28 +23,30 @@ UNKNOWN = MemorySample(0.0)
 
 
 class WorkerHandle:
-    """A worker process: what is said to it, what it is doing, and how it has ended.
+    """A worker process as the dispatcher sees it: its messages, its task, and how it has ended.
 
     Args:
-        surroundings: Of the process.
-        said: Is called with every message of it, on a thread of its own.
-        ended: Is called when the process is gone, likewise.
+        surroundings: Module folders and environment of the process.
+        said: A function of the handle and a message; called for every message of the process, on
+            the thread that reads them.
+        ended: A function of the handle; called on the same thread when the process has ended.
 
     Attributes:
-        facts: What it says of its model; ``None`` before that is loaded.
-        sample: The newest measurement of it.
+        facts: The facts of the worker's model; ``None`` before the model is loaded.
+        sample: The newest memory measurement of the process.
         baseline: The measurement after warm-up; ``None`` before.
-        call: The call that it is doing something for.
-        pending: The task that it is doing.
-        deadline: When it is taken to hang, on the clock of ``time.monotonic``; ``None`` while it
-            does no task.
-        is_leaving: Whether it was told to end.
-        is_idle: Whether it has reported that it has nothing left to do; see :meth:`ask_idle`.
-        error: Why its model could not be loaded.
+        call: The call whose task the worker does; ``None`` without a task.
+        pending: The task that the worker does; ``None`` without a task.
+        deadline: The time, on the dispatcher's clock, at which the worker counts as hanging;
+            ``None`` without a task, or without a timeout.
+        is_leaving: Whether the worker was asked to end.
+        is_idle: Whether the worker has reported that it has nothing left to do; see
+            :meth:`ask_idle`.
+        error: The error that kept the worker from loading its model.
 
     Raises:
-        OSError: If no process can be begun.
-        RuntimeError: If no thread can.
+        OSError: If the process cannot be started.
+        RuntimeError: If a thread cannot be started.
     """
 
     def __init__(
@@ -80,19 +82,21 @@ class WorkerHandle:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
     @property
     def is_free(self) -> bool:
-        """Whether it can be given a task."""
+        """Whether the model is loaded and the worker has no task."""
         return self.facts is not None and self.pending is None and not self.is_leaving
 
     def send(self, message: Any) -> None:
-        """Say something to it, without waiting for it; should it be gone, its listener notices.
+        """Send a message to the process without waiting until it is read.
+
+        A connection that is closed is no error here: the listener reports the end of the process.
 
         Args:
-            message: Anything that can be pickled.
+            message: Any picklable object.
         """
         if not isinstance(message, ReportIdle):
             self.is_idle = self._is_asked = False
@@ -100,7 +104,7 @@ class WorkerHandle:
             self._connection.post(message)
 
     def begin(self, call: PendingCall, pending: PendingTask) -> None:
-        """Give it a task.
+        """Send a task to the process.
 
         Args:
             call: The call that the task belongs to.
@@ -110,63 +114,67 @@ class WorkerHandle:
         self.send(pending.task)
 
     def put_down(self) -> tuple[PendingCall | None, PendingTask | None]:
-        """Take its task away from it, done or not; give what it was."""
-        found = self.call, self.pending
+        """Forget the task, done or not.
+
+        Returns:
+            The call and the task; ``None`` for both if there was no task.
+        """
+        task = self.call, self.pending
         self.call = self.pending = self.deadline = None
         if self.is_leaving:
             self._connection.hang_up()
-        return found
+        return task
 
     def expect_end(self, clock: Callable[[], float], limit_seconds: float | None) -> None:
-        """Take it to hang if its task, which it has started, takes too long.
+        """Set the deadline of the task that the worker has just started.
 
         Args:
-            clock: The time in seconds.
-            limit_seconds: How long that is; ``None`` for never.
+            clock: Gives the time in seconds.
+            limit_seconds: How long one task may take; ``None`` for no deadline.
         """
         if self.pending is not None and limit_seconds is not None:
             self.deadline = clock() + limit_seconds
 
     def ask_idle(self) -> None:
-        """Let it set :attr:`is_idle` when it has nothing left to do."""
+        """Ask the worker to report when it has nothing left to do; once until the next message."""
         if not self._is_asked:
             self._is_asked = True
             self.send(ReportIdle())
 
     def leave(self) -> None:
-        """Let it end, after the task that it is doing."""
+        """End the process after its current task."""
         self.is_leaving = True
         if self.pending is None:
             self._connection.hang_up()
 
     def refuse(self, error: BaseException) -> None:
-        """Let it end, as one whose model cannot be used."""
+        """End the process because its model could not be loaded, or is another model."""
         self.error = error
         self._connection.hang_up()
 
     def kill(self, reason: str) -> None:
-        """End it at once, and remember why."""
+        """Kill the process; *reason* is the first part of :attr:`ending`."""
         self._because = self._because or reason
         self.deadline = None
         self._process.kill()
 
     def hang_up(self) -> None:
-        """Let it end now, whatever it is doing."""
+        """End the process now, also during a task."""
         self.is_leaving = True
         self._connection.hang_up()
 
     def join(self) -> None:
-        """Wait until it is gone."""
+        """Wait until the process has ended, for ten seconds at most."""
         self._listener.join(2 * EXIT_SECONDS)
 
     def abandon(self) -> None:
-        """Let go of it in a forked copy of this process, without a word to it."""
+        """Close the connection in a forked copy of this process; the worker serves the parent."""
         self._connection.abandon()
         self._process.returncode = 0  # it is not ours to wait for
 
     @property
     def ending(self) -> str:
-        """How the process has ended."""
+        """How the process has ended, for messages: a reason, an exit status or a signal."""
         code = self._process.returncode
         if self._because:
             return self._because
@@ -179,7 +187,7 @@ class WorkerHandle:
         return f"{name} (sent when memory runs out)" if -code == signal.SIGKILL else name
 
     def _watch(self) -> None:
-        """End the listening with the process, even if one that it began keeps the socket open."""
+        """Wake the listener when the process ends, even if a child of it keeps the socket open."""
         self._process.wait()
         self._connection.hang_up()
 
