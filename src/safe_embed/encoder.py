@@ -75,7 +75,7 @@ class SafeEncoder(DropIn):
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
         reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
-            fresh tokenizer, a fresh model. The default suits a worker that nobody tuned; ``None``
+            fresh tokenizer, a fresh model. The default suits a worker without tuning; ``None``
             leaves memory alone.
         isolation: ``"process"`` keeps tokenizer and model in worker processes, which are replaced
             while they serve, and when they die; ``"none"`` on a thread of this one.
@@ -83,7 +83,7 @@ class SafeEncoder(DropIn):
         devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
         timeout_seconds: When a worker process that is busy with one batch for so long is taken to
             hang, and is replaced; ``None`` for never.
-        hooks: Functions that are told what was done about memory, as an :class:`~safe_embed.Event`.
+        hooks: Functions that receive each :class:`~safe_embed.Event`: what was done about memory.
         dtype: ``"auto"`` runs the model in bfloat16 where the processor computes that natively
             (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
             at least on Japanese texts, checked when the model is loaded. :attr:`dtype` and the log

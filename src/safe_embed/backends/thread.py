@@ -54,7 +54,7 @@ class ThreadBackend:
         source: Where the model comes from.
         settings: What the encoder does with every text.
         policy: When memory must be given back.
-        hooks: Are told what was done about memory.
+        hooks: Functions that receive every event.
         conditions: Clock, waits, headroom and measurement.
     """
 

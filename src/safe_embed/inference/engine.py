@@ -168,10 +168,10 @@ class Engine:
 
         device = self.model.device
         self.model.eval()
-        found = self._reader(prompt).features(encodings, *shape)
+        raw = self._reader(prompt).features(encodings, *shape)
         features = {
             name: value.to(device) if torch.is_tensor(value) else value
-            for name, value in found.items()
+            for name, value in raw.items()
         }
         with torch.inference_mode():
             if self._unpads(encodings, model_kwargs):
@@ -188,14 +188,14 @@ class Engine:
             if _is_out_of_memory(error):
                 raise
             kind = type(error).__name__
-        found = self.model(features)["sentence_embedding"]  # raises what is the model's own error
+        vectors = self.model(features)["sentence_embedding"]  # raises what is the model's own error
         logger.warning(
             "The model does not compute attention as expected, or reads more than the vectors of "
             "tokens (%s): batches are padded.",
             kind,
         )
         self.unpadded = False
-        return found
+        return vectors
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -272,8 +272,8 @@ class Connection:
         self._pipe.close()
 
     def _read(self, size: int) -> bytearray:
-        found = bytearray(size)
-        view = memoryview(found)
+        content = bytearray(size)
+        view = memoryview(content)
         while view:
             try:
                 count = self._pipe.recv_into(view)
@@ -282,7 +282,7 @@ class Connection:
             if not count:
                 raise ConnectionClosedError
             view = view[count:]
-        return found
+        return content
 
 
 def _pickled(message: Any) -> list[memoryview]:
@@ -324,9 +324,9 @@ def begin_process(surroundings: Surroundings) -> tuple[subprocess.Popen[bytes], 
     usual = [f"{name}={environment[name]}" if name in environment else name for name in at_start]
     ours, theirs = socket.socketpair()
     with theirs:
-        told = (str(theirs.fileno()), str(_ARGUMENTS + len(usual)), *usual, *path)
+        arguments = (str(theirs.fileno()), str(_ARGUMENTS + len(usual)), *usual, *path)
         process = subprocess.Popen(  # noqa: S603 this interpreter, with code from above
-            [sys.executable, *_interpreter_flags(), "-P", "-c", _BOOT, *told],
+            [sys.executable, *_interpreter_flags(), "-P", "-c", _BOOT, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],

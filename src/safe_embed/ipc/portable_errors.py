@@ -21,32 +21,32 @@ def portable(error: BaseException, *, reads_texts: bool = False) -> BaseExceptio
         those of a builtin are its raiser's own, and those that we repeat would be ours.
     """
     kind = type(error)
-    told = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
+    text = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
     if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
-        found = error
+        sent = error
     else:
-        bases = [one for one in kind.__mro__ if one.__module__ == "builtins"]
+        bases = [base for base in kind.__mro__ if base.__module__ == "builtins"]
         base = bases[0] if bases[0] is not Exception else WorkerError
         try:
-            found = base(told)
+            sent = base(text)
         except TypeError:  # UnicodeError and the like want more
-            found = WorkerError(told)
+            sent = WorkerError(text)
     try:
-        found = pickle.loads(pickle.dumps(found))  # noqa: S301 what was pickled here
+        sent = pickle.loads(pickle.dumps(sent))  # noqa: S301 what was pickled here
     except Exception:  # noqa: BLE001 whatever it holds stays here
-        found = WorkerError(told)
+        sent = WorkerError(text)
     trace = _frames(error) if reads_texts else "".join(traceback.format_exception(error))
-    found.add_note(f"In the worker process:\n{trace}")
-    return found
+    sent.add_note(f"In the worker process:\n{trace}")
+    return sent
 
 
 def _frames(error: BaseException | None) -> str:
     """Say where an error was raised, and those before it, without a word of theirs."""
-    found: list[str] = []
+    parts: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         where = "".join(traceback.format_tb(error.__traceback__))
-        found.append(f"{where}{type(error).__name__}\n")
+        parts.append(f"{where}{type(error).__name__}\n")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "and then\n".join(reversed(found))
+    return "and then\n".join(reversed(parts))

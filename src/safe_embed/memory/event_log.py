@@ -17,7 +17,7 @@ class EventLog:
     """The last hundred events.
 
     Args:
-        hooks: Who is told of each.
+        hooks: Functions that receive each event.
 
     Attributes:
         events: The last hundred, oldest first.

@@ -57,7 +57,7 @@ class Supervisor:
         source: Where the model comes from.
         settings: What the encoder does with every text.
         policy: When something must be done.
-        hooks: Are told what was done.
+        hooks: Functions that receive every event.
         conditions: Clock, waits, headroom and measurement.
         request_replacement: Asks for another process in the place of this one; ``None`` where
             there is none.

@@ -39,7 +39,7 @@ def least(*limits: float | None) -> float | None:
     Returns:
         The least of them, or ``None`` if there is none.
     """
-    return min((one for one in limits if one is not None), default=None)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def stated_limit(folder: Path) -> int | None:
@@ -106,8 +106,8 @@ def position_tokens(model: SentenceTransformer) -> int | None:
 
 def _reserved(table: Any, owner: Any, padding: int) -> int:
     """Count the positions before that of the first token."""
-    if isinstance(found := getattr(table, "padding_idx", None), int):
-        return found + 1
+    if isinstance(padding_id := getattr(table, "padding_idx", None), int):
+        return padding_id + 1
     if isinstance(offset := getattr(table, "offset", None), int):  # BART, OPT
         return offset
     ids = getattr(owner, "position_ids", None)  # from 2 on in Nystromformer
@@ -140,7 +140,7 @@ def weights_bytes(model: SentenceTransformer | None) -> int:
         Their size in bytes.
     """
     weights = [] if model is None else [*model.parameters(), *model.buffers()]
-    return sum(one.numel() * one.element_size() for one in weights)
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def embedding_dimension(model: SentenceTransformer) -> int | None:
@@ -163,8 +163,8 @@ def _stated_dimension(model: SentenceTransformer) -> int | None:
     # sentence-transformers 5 knows the second name only, 6 warns about it.
     for name in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
         if method := getattr(model, name, None):
-            found: int | None = method()
-            return found
+            dimension: int | None = method()
+            return dimension
     return None
 
 

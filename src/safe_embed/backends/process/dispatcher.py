@@ -50,7 +50,7 @@ class Dispatcher(EventLoop):
     Args:
         spec: What every worker is to be.
         settings: What the encoder does with every text, its own pooling included.
-        hooks: Are told what was done about memory.
+        hooks: Functions that receive every event.
         before: What was known of the model in another process, whose forked copy this is; what
             users have set there holds here.
     """

@@ -72,7 +72,7 @@ def main(pipe: socket.socket) -> None:
         with contextlib.suppress(ConnectionClosedError):
             _work(connection, inbox)
     finally:
-        os._exit(0)  # whatever threads of libraries are doing: nobody waits for it any more
+        os._exit(0)  # threads of libraries may still run; nothing waits for them
 
 
 def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
@@ -90,7 +90,7 @@ def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
         )  # of the model as it is loaded, whatever users set on it
         if start.model_settings is not None:
             supervisor.configure(start.model_settings)
-    except BaseException as error:  # noqa: BLE001 it belongs to whoever began this worker
+    except BaseException as error:  # noqa: BLE001 it belongs to the process that started this worker
         connection.send(LoadFailed(portable(error)))
         return
     connection.send(WorkerReady(facts, supervisor.sample))
@@ -236,14 +236,14 @@ def _is_news(last: MemoryReport, report: MemoryReport) -> bool:
 
 def _in_background(load: Callable[[], Supervisor]) -> Supervisor:
     """Load on a thread that gives way to others; threads of the model's own are begun later."""
-    found: list[Supervisor] = []
+    supervisors: list[Supervisor] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICE)
         try:
-            found.append(load())
+            supervisors.append(load())
         except BaseException as error:  # noqa: BLE001 raised below
             errors.append(error)
 
@@ -252,7 +252,7 @@ def _in_background(load: Callable[[], Supervisor]) -> Supervisor:
     thread.join()
     if errors:
         raise errors.pop()
-    return found.pop()
+    return supervisors.pop()
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:

@@ -47,7 +47,7 @@ class WorkerPool:
         source: Where the model comes from.
         settings: What the encoder does with every text.
         policy: When memory must be given back, up to a new process.
-        hooks: Are told what was done about memory.
+        hooks: Functions that receive every event.
         conditions: Clock, waits, headroom and measurement.
         workers: How many processes.
         devices: Of the workers, in turn; ``None`` for the source's own.

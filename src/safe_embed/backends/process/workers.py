@@ -44,8 +44,9 @@ class Listener:
     Attributes:
         message: Is called with every message of a worker, on a thread of that worker's own.
         end: Is called when the process of a worker is gone, likewise.
-        event: Is told what was done about memory.
-        failure: Is told that calls cannot be done for now, with a function that makes the error.
+        event: Receives every event about memory.
+        failure: Ends all calls, as no worker can be started; receives a function that makes the
+            error of each.
     """
 
     message: Callable[[WorkerHandle, FromWorker], None]
@@ -59,7 +60,7 @@ class Workers:
 
     Args:
         spec: What every worker is to be.
-        listener: Is told what happens.
+        listener: Functions that receive messages, ends of processes, and events.
         model: What another process knew of the model, whose forked copy this is.
 
     Attributes:
