@@ -86,7 +86,7 @@ class Supervised:
         settings = Settings(chunker, resolve_pooling("mean"))
         source = ModelSource(model, {}).held()
         self._supervisor = Supervisor(source, settings, default_policy())
-        self._pipeline = Pipeline(settings, ModelState(self._supervisor.facts))
+        self._pipeline = Pipeline(settings, ModelState(self._supervisor.facts(with_canary=False)))
         self._calls = CallQueue(lambda texts: self._supervisor.count(Work(calls=1, texts=texts)))
 
     def encode(self, text: str) -> None:
