@@ -87,7 +87,9 @@ class Supervised:
         source = ModelSource(model, {}).held()
         self._supervisor = Supervisor(source, settings, default_policy())
         self._pipeline = Pipeline(settings, ModelState(self._supervisor.facts(with_canary=False)))
-        self._calls = CallQueue(lambda texts: self._supervisor.count(Work(calls=1, texts=texts)))
+        self._calls = CallQueue(
+            lambda texts: self._supervisor.meter.count(Work(calls=1, texts=texts))
+        )
 
     def encode(self, text: str) -> None:
         """Embed a text, and look at memory after each task."""
