@@ -24,8 +24,9 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
+import models
 from causes import cause
 from meter import documents, held, load, status, texts, trimmed
 from safe_embed import MemoryGrowth, SafeEncoder
@@ -70,7 +71,9 @@ def measure(
 def _environment() -> dict[str, str]:
     # Two threads everywhere: with one, upstream has no native threads that could pile up.
     # They sleep while they wait: on a busy machine they would wait for each other for ever.
+    tests = str(Path(__file__).parents[1] / "tests")  # where the small models are
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "2",
         "OMP_WAIT_POLICY": "passive",
@@ -317,30 +320,93 @@ def store(folder: Path) -> tuple[str, Callable[[str, Any], object]]:
     return "LanceDB", add
 
 
+class Highest:
+    """Watches how high RssAnon goes while a block runs.
+
+    Attributes:
+        bytes: The highest value so far.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = held()
+        self._is_over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.002):
+            self.bytes = max(self.bytes, held())
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching."""
+        self._is_over.set()
+        self._watcher.join()
+
+
+# How a text of many tokens is embedded -> arguments of SafeEncoder; none for upstream's own way.
+LONG_TEXT_ARMS: dict[str, dict[str, Any] | None] = {
+    "upstream": None,
+    "whole": {},
+    "chunks of 512": {"max_chunk_tokens": 512},
+}
+
+
+def long_text(model: str, arm: str, tokens: int) -> dict[str, Any]:
+    """Embed one text of so many tokens, while another thread asks for a query.
+
+    *model* is one of ``models.SHAPES``. The query is asked for as soon as the text is under way.
+    """
+    options = LONG_TEXT_ARMS[arm]
+    upstream = models.shaped(model)
+    encoder: Any = upstream if options is None else SafeEncoder(upstream, **options)
+    text = models.long_text(tokens)
+    ids = upstream.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    text = text[: ids["offset_mapping"][tokens - 2][1]]
+    found = len(upstream.tokenizer(text, verbose=False)["input_ids"])
+    encoder.encode(text[:600])
+    waited: list[float] = []
+
+    def ask() -> None:
+        time.sleep(0.05)
+        begun = time.perf_counter()
+        encoder.encode("雨です。")
+        waited.append(time.perf_counter() - begun)
+
+    base = trimmed()
+    caller = threading.Thread(target=ask)
+    with Highest() as highest:
+        caller.start()
+        begun = time.perf_counter()
+        encoder.encode(text)
+        seconds = time.perf_counter() - begun
+        caller.join()
+    return {
+        "tokens": found,
+        "peak_over_base_mb": round((highest.bytes - base) / 1e6, 1),
+        "tokens_per_second": round(found / seconds),
+        "seconds": round(seconds, 3),
+        "query_seconds": round(waited[0], 3),
+    }
+
+
 def peak(model: str, arm: str, count: int, longest: int = 14_500) -> dict[str, Any]:
     """Embed documents one by one, and watch how high RssAnon goes in between."""
     encoder = load(model, arm)
     waiting = documents(count, longest)
     encoder.encode(min(waiting, key=len))
-    base = highest = trimmed()
-    is_over = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not is_over.wait(0.002):
-            highest = max(highest, held())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for text in waiting:
-        encoder.encode(text)
-    is_over.set()
-    watcher.join()
+    base = trimmed()
+    with Highest() as highest:
+        for text in waiting:
+            encoder.encode(text)
     return {
         "longest_chars": max(map(len, waiting)),
         "base_mb": round(base / 1e6, 1),
-        "peak_mb": round(highest / 1e6, 1),
-        "peak_over_base_mb": round((highest - base) / 1e6, 1),
+        "peak_mb": round(highest.bytes / 1e6, 1),
+        "peak_over_base_mb": round((highest.bytes - base) / 1e6, 1),
         "end_mb": round(held() / 1e6, 1),
     }
 
@@ -515,7 +581,10 @@ def planted(model: str, plant: str) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = (cause, growth, threads, give_back, tokenize, peak, delay, planted, incident)
+SCENARIOS = (
+    *(cause, growth, threads, give_back, tokenize),
+    *(peak, long_text, delay, planted, incident),
+)
 
 
 def scenario_of(name: str) -> Callable[..., dict[str, Any]]:

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import incident
 import models
 from conftest import OLDEST, Size, expect
-from memory_worker import ARMS, LONG_RUNS, REMEDIES, Forks, measure
+from memory_worker import ARMS, LONG_RUNS, LONG_TEXT_ARMS, REMEDIES, Forks, measure
 from safe_embed.offline.cache import model_path
 
 pytestmark = pytest.mark.usefixtures("records")  # skips where there are no data
@@ -170,6 +170,24 @@ def test_peak(arm: str, run: Measure, size: Size) -> None:
     longest = size.pick(1_500, 14_500, 14_500)
     found = run("peak", "ruri", arm=arm, count=size.pick(2, 20, 120), longest=longest)
     expect(found, peak_over_base_mb=(0, 20_000))
+
+
+@needs_modernbert
+@pytest.mark.parametrize("tokens", [512, 2048, 8190])
+@pytest.mark.parametrize("shape", models.SHAPES)
+@pytest.mark.parametrize("arm", LONG_TEXT_ARMS)
+def test_long_texts(
+    arm: str, shape: str, tokens: int, benchmark: BenchmarkFixture, size: Size
+) -> None:
+    """A text that the model reads whole: memory, pace, and what a query beside it waits."""
+    if size.name == "smoke" and (shape, tokens) != ("ruri-v3-30m", 2048):
+        pytest.skip("a smoke run takes one shape and one length")
+    found = benchmark.pedantic(
+        measure, ("long_text", Path(shape)), {"arm": arm, "tokens": tokens}, rounds=1
+    )
+    benchmark.extra_info |= {"shape": shape, "arm": arm, **found}
+    print(f"\n{shape} {arm}: {found}")
+    expect(found, peak_over_base_mb=(-100, 20_000), query_seconds=(0, 1e4))
 
 
 @pytest.mark.sizes("full")

@@ -202,6 +202,47 @@ def ruri() -> SentenceTransformer:
     return assemble(path, limit=None, prompts=dict(RURI_PROMPTS))
 
 
+# Shapes of models that read 8,192 tokens. Source: their config.json on the hub.
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "ruri-v3-30m": (
+        "modernbert",
+        {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 10},
+    ),
+    "ruri-v3-310m": (
+        "modernbert",
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 25},
+    ),
+    "bge-m3": (
+        "xlm-roberta",
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24},
+    ),
+}
+
+
+def shaped(name: str) -> SentenceTransformer:
+    """The shape of a model that reads 8,192 tokens, with random weights and a small vocabulary."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    kind, shape = SHAPES[name]
+    path = folder(f"shaped_{name}")
+    tokenizer = llama_like(8192)
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(30)
+    kinds = ("bos", "eos", "cls", "sep", "pad")
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        num_attention_heads=shape["hidden_size"] // 64,
+        max_position_embeddings=8200 if kind == "xlm-roberta" else 8192,
+        attn_implementation="sdpa",
+        **{f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in kinds},
+        **shape,
+    )
+    AutoModel.from_config(config).save_pretrained(path)
+    return assemble(path, limit=8192)
+
+
 def _modernbert(name: str, tokenizer: Any) -> Path:
     """ModernBERT in ruri-v3-30m's shape around a tokenizer."""
     import torch

@@ -11,6 +11,7 @@ import pytest
 
 import models
 from safe_embed import SafeEncoder
+from safe_embed.errors import ConfigError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -97,7 +98,7 @@ def test_long_texts_are_chunked_within_the_budget(
 ) -> None:
     """Chunks tile a text; each fits by upstream's count and has upstream's vector."""
     budget = {"bert_japanese": models.LIMIT}.get(kind, 512)
-    [found] = encoder.encode_chunks(LONG)
+    [found] = encoder.encode_chunks(LONG)  # as long as chunks that search well, or less
     pieces = [LONG[start:end] for start, end in found.spans]
     assert found.is_long
     assert len(pieces) > 1
@@ -109,7 +110,24 @@ def test_long_texts_are_chunked_within_the_budget(
     expected = found.vectors.mean(axis=0)
     if kind in ("e5", "model2vec"):
         expected /= np.linalg.norm(expected)
-    close(expected, encoder.encode(LONG))
+    close(expected, found.pooled())
+    with SafeEncoder(upstream, max_chunk_tokens=budget) as chunking:
+        np.testing.assert_array_equal(found.pooled(), chunking.encode(LONG))
+
+
+def test_a_text_that_the_model_reads_whole_is_read_whole(
+    upstream: SentenceTransformer, encoder: SafeEncoder
+) -> None:
+    """The model's own limit decides: up to there, a text has upstream's vector."""
+    limit = encoder.max_seq_length or count(upstream, LONG)
+    size = next(n for n in range(len(LONG), 0, -1) if count(upstream, LONG[:n]) <= limit)
+    longest = LONG[:size]
+    [plan] = encoder.plan(longest)
+    assert (((0, size),), False) == (plan.spans, plan.is_long)
+    close(upstream.encode(longest), encoder.encode(longest), 5e-6)  # sums of a thousand rows
+    close(upstream.encode(["雨", longest]), encoder.encode(["雨", longest]), 5e-6)
+    if size < len(LONG):
+        assert encoder.plan(LONG)[0].is_long
 
 
 def test_prompts_go_to_every_chunk_and_are_counted(
@@ -120,7 +138,7 @@ def test_prompts_go_to_every_chunk_and_are_counted(
         [found] = encoder.encode_chunks(LONG, prompt=prompt)
         pieces = [LONG[start:end] for start, end in found.spans]
         expected = tuple(count(upstream, prompt + piece) for piece in pieces)
-        assert expected == found.token_counts == encoder.plan(LONG, prompt=prompt)[0].token_counts
+        assert expected == found.token_counts
         assert max(expected) <= min(512, encoder.max_seq_length or 512)
         close(upstream.encode(pieces, prompt=prompt), found.vectors)
 
@@ -128,42 +146,96 @@ def test_prompts_go_to_every_chunk_and_are_counted(
 def test_truncate_is_upstream_s(upstream: SentenceTransformer, kind: str) -> None:
     """Cut where the model stops reading, a text has upstream's vector."""
     with SafeEncoder(upstream, on_long="truncate") as cutting:
-        limit = min(512, cutting.max_seq_length or 512)
-        if kind in ("bert_japanese", "e5"):
-            close(upstream.encode(["雨", LONG]), cutting.encode(["雨", LONG]))
+        close(upstream.encode(["雨", LONG]), cutting.encode(["雨", LONG]), 5e-6)
+        limit = cutting.max_seq_length or count(upstream, LONG)
         [plan] = cutting.plan(LONG)
-        assert (limit,) == plan.token_counts
+        assert (min(limit, count(upstream, LONG)),) == plan.token_counts
         end = plan.spans[0].end
+        if not plan.is_long:
+            assert len(LONG) == end
+            return
         assert count(upstream, LONG[:end]) <= limit < count(upstream, LONG[: end + 3])
 
 
 @needs_modernbert
-def test_ruri_reads_512_tokens_unless_asked() -> None:
-    """Of a model that could read 8,192 tokens, chunks have 512, whose attention takes little."""
+def test_ruri_has_its_own_prompts() -> None:
+    """Each of the prompts of ruri-v3 gives what upstream gives for it."""
     model = models.ruri()
-    assert 8192 == model.max_seq_length
     with SafeEncoder(model) as encoder:
-        assert 8192 == encoder.max_seq_length
-        assert 256 < max(encoder.plan(LONG)[0].token_counts) <= 512
+        assert 8192 == encoder.max_seq_length == model.max_seq_length
         for prompt, name in ((models.RURI_PROMPTS[name], name) for name in models.RURI_PROMPTS):
             close(model.encode(SHORT, prompt=prompt), encoder.encode(SHORT, prompt_name=name))
         topic = encoder.encode("雨", prompt_name="topic")
         assert not np.allclose(topic, encoder.encode_query("雨"), atol=1e-3)
-    with SafeEncoder(model, max_chunk_tokens=8192) as encoder:
-        [plan] = encoder.plan(LONG)
-        assert 1 == len(plan.spans)
-        assert 512 < plan.token_counts[0] <= 8192
-        close(model.encode(LONG), encoder.encode(LONG))
+
+
+@needs_modernbert
+@pytest.mark.parametrize("on_long", ["chunk", "truncate", "error"])
+def test_the_limit_of_the_model_decides_what_is_long(on_long: Any) -> None:
+    """Between 512 and 8,192 tokens nothing is cut, dropped or refused; beyond, on_long decides."""
+    model = models.ruri()
+    fits, over = models.long_text(300), models.long_text(800)
+    assert 512 < count(model, fits) < 8192 < count(model, over)
+    with SafeEncoder(model, on_long=on_long) as encoder:
+        close(model.encode(fits), encoder.encode(fits))
+        tokens = encoder.encode(fits[:1500], output_value="token_embeddings")
+        close(model.encode(fits[:1500], output_value="token_embeddings"), tokens, 1e-5)
+        if on_long == "error":
+            with pytest.raises(ValueError, match="more than the 8192 tokens"):
+                encoder.encode([fits, over])
+        elif on_long == "truncate":
+            close(model.encode(over), encoder.encode(over))
+        else:
+            assert all(count <= 8192 for count in encoder.plan(over)[0].token_counts)
+
+
+@needs_modernbert
+def test_long_chunks_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says once that shorter chunks are faster, unless their length was chosen."""
+    model = models.ruri()
+    with SafeEncoder(model, max_chunk_tokens=1024) as encoder:
+        encoder.encode(LONG)
+    assert "max_chunk_tokens=512" not in caplog.text
+    with SafeEncoder(model) as encoder:
+        encoder.encode(LONG[:300])
+        assert "max_chunk_tokens=512" not in caplog.text
+        for _ in range(2):
+            encoder.encode(LONG)
+    assert 1 == caplog.text.count("SafeEncoder(..., max_chunk_tokens=512)")
+    assert LONG[:5] not in caplog.text
+
+
+@needs_modernbert
+def test_chunks_for_search_have_a_length_of_their_own() -> None:
+    """encode_chunks makes chunks of at most 512 tokens, or as asked for, up to the model's limit."""
+    model = models.ruri()
+    with SafeEncoder(model) as encoder:
+        assert max(encoder.encode_chunks(LONG)[0].token_counts) <= 512
+        assert not encoder.encode_chunks(LONG, max_chunk_tokens=8192)[0].is_long
+        for wanted in (100, 600):
+            [found] = encoder.encode_chunks(LONG, max_chunk_tokens=wanted)
+            assert wanted / 2 < max(found.token_counts) <= wanted
+            assert found.is_long
+        for wrong in (8193, 0, True, "512"):
+            with pytest.raises(ConfigError, match="max_chunk_tokens"):
+                encoder.encode_chunks(LONG, max_chunk_tokens=wrong)  # type: ignore[arg-type]
+    with SafeEncoder(model, max_chunk_tokens=64) as encoder:
+        assert max(encoder.encode_chunks(LONG)[0].token_counts) <= 64
+    for on_long in ("truncate", "error"):
+        with SafeEncoder(model, on_long=on_long) as encoder:
+            assert 1 == len(encoder.encode_chunks(LONG)[0].spans)
+            with pytest.raises(ConfigError, match="on_long='chunk'"):
+                encoder.encode_chunks(LONG, max_chunk_tokens=64)
 
 
 def test_static_models_read_any_length() -> None:
-    """A StaticEmbedding has no limit of its own: with a large budget nothing is cut."""
+    """A StaticEmbedding has no limit of its own: nothing is cut unless the user asks for it."""
     model = models.static()
-    with SafeEncoder(model, max_chunk_tokens=1_000_000) as encoder:
+    with SafeEncoder(model) as encoder:
         assert encoder.max_seq_length is None
         assert not encoder.plan(LONG)[0].is_long
-        close(model.encode(LONG), encoder.encode(LONG))
-    with SafeEncoder(model, pooling="token_weighted") as encoder:
+        close(model.encode(LONG), encoder.encode(LONG), 5e-6)
+    with SafeEncoder(model, max_chunk_tokens=512, pooling="token_weighted") as encoder:
         assert encoder.plan(LONG)[0].is_long
         close(model.encode(LONG), encoder.encode(LONG), 5e-6)  # sums of a thousand rows
 

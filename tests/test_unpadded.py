@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import models
 from safe_embed import SafeEncoder
@@ -27,6 +29,24 @@ pytestmark = pytest.mark.skipif(
 
 ARCHITECTURES = ["bert", "roberta", "xlm-roberta", "camembert", "modernbert"]
 TEXTS = ["猫。", "", *(models.long_text(n, start=n) for n in range(1, 5)), "<pad>の話と<pad>。"]
+
+
+needs_modernbert = pytest.mark.skipif(
+    not models.HAS_MODERNBERT, reason="ModernBERT came with transformers 4.48"
+)
+
+
+class _Sizes(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that any operation gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do the operation."""
+        given = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor)]
+        self.largest = max([self.largest, *(tensor.numel() for tensor in tensors)])
+        return given
 
 
 def features(ids: list[list[int]], padding: int) -> dict[str, Any]:
@@ -63,6 +83,33 @@ def test_rows_do_not_see_each_other(name: str, lengths: list[int], seed: int) ->
         together = unpadded.forward(model, features(ids, padding=3))["sentence_embedding"]
         alone = [model(features([row], padding=3))["sentence_embedding"][0] for row in ids]
     np.testing.assert_allclose(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+@needs_modernbert
+@pytest.mark.parametrize("length", [513, 1024, 1100, 2001])
+def test_windows_are_computed_in_blocks(length: int) -> None:
+    """A long text gets upstream's vector from blocks, at every place of a block's end."""
+    model = models.ruri()
+    ids = np.random.default_rng(length).integers(10, 300, length).tolist()
+    given = features([ids], padding=3)
+    with torch.inference_mode():
+        expected = model(dict(given))["token_embeddings"]
+        found = unpadded.forward(model, dict(given))["token_embeddings"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_modernbert
+def test_a_long_text_needs_no_mask_of_its_length_squared() -> None:
+    """No tensor of a forward grows with the square of the length."""
+    model = models.ruri()
+    largest = []
+    for length in (1024, 4096):
+        given = features([[20] * length], padding=3)
+        sizes = _Sizes()
+        with torch.inference_mode(), sizes:
+            unpadded.forward(model, given)
+        largest.append(sizes.largest)
+    assert largest[1] <= 4 * largest[0]
 
 
 def test_a_model_that_computes_attention_otherwise_is_padded(

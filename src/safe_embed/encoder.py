@@ -36,7 +36,7 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
 from safe_embed.types import ChunkedText, FloatArray, TextPlan
-from safe_embed.validation import check_texts
+from safe_embed.validation import check_limit, check_texts
 from safe_embed.vectors import (
     Precision,
     check_ranges,
@@ -64,7 +64,8 @@ class SafeEncoder(DropIn):
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
         max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what
-            the model reads, at most 512. More than the model reads is refused.
+            the model reads. More than that is refused. On a CPU, 512 is up to five times as fast
+            for the texts of a model that reads 8,192, and other calls wait less.
         pooling: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
             (n_chunks, dimension) and their token counts (n_chunks,).
         on_long: What to do with a text that does not fit: ``"chunk"`` it, ``"truncate"`` it as
@@ -171,6 +172,8 @@ class SafeEncoder(DropIn):
         device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        *,
+        max_chunk_tokens: int | None = None,
         **kwargs: Any,
     ) -> list[ChunkedText]:
         """Embed texts and keep the vector of every chunk, for search in long documents.
@@ -187,11 +190,14 @@ class SafeEncoder(DropIn):
             device: As for :meth:`encode`.
             normalize_embeddings: Whether to scale all vectors to length 1.
             truncate_dim: As for :meth:`encode`.
+            max_chunk_tokens: Tokens of a chunk, at most what the model reads; ``None`` for at most
+                512, which finds best, and at most the encoder's own ``max_chunk_tokens``.
             **kwargs: As for :meth:`encode`.
 
         Returns:
             One value a text, a single text too: spans, token counts and vectors of its chunks.
-            ``.pooled()`` is what :meth:`encode` with the same arguments gives.
+            ``.pooled()`` is their mean, or what else ``pooling`` says: what :meth:`encode` gives
+            for chunks of the same ``max_chunk_tokens``.
 
         Raises:
             InvalidTextError: If an input is no text.
@@ -211,11 +217,12 @@ class SafeEncoder(DropIn):
         )
         texts, _ = check_texts(inputs)
         request = request_of(options, texts, self.backend.model)
+        check_limit(max_chunk_tokens, self.backend.model.limit_tokens)
         if not texts:
             return []
         truncate = options.truncation(self.truncate_dim)
         try:
-            chunked: list[ChunkedText] = self._run(EmbedChunks(request))
+            chunked: list[ChunkedText] = self._run(EmbedChunks(request, max_chunk_tokens))
         except WorkerError as error:
             error.results = [text and map_vectors(text, truncate) for text in error.results]
             raise

@@ -10,7 +10,6 @@ from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
 from safe_embed.errors import ConfigError
-from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
 from safe_embed.memory.combinators import printed
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
@@ -21,7 +20,13 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
 from safe_embed.upstream.source import ModelSource
-from safe_embed.validation import check_choice, check_device, check_positive, check_processes
+from safe_embed.validation import (
+    check_choice,
+    check_device,
+    check_limit,
+    check_positive,
+    check_processes,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ class EncoderOptions:
         check_positive("workers", self.workers)
         check_processes(self.isolation, self.workers, self.devices, self.timeout_seconds)
         check_device("device", self.sentence_transformer_options.get("device"))
-        check_positive("max_chunk_tokens", self.max_chunk_tokens)
+        check_limit(self.max_chunk_tokens, None)
         check_positive("max_batch_tokens", self.max_batch_tokens)
         if self.on_long == "truncate" and self.chunks == "spans":
             msg = (
@@ -117,23 +122,6 @@ class EncoderOptions:
             )
         return policy
 
-    def check_limit(self, limit_tokens: float | None) -> None:
-        """Refuse chunks that are larger than what the model reads.
-
-        Args:
-            limit_tokens: What it reads; ``None`` if that is unknown, or has no limit.
-
-        Raises:
-            ConfigError: If ``max_chunk_tokens`` is larger.
-        """
-        wanted = self.max_chunk_tokens
-        if wanted is not None and limit_tokens is not None and wanted > limit_tokens:
-            msg = (
-                f"max_chunk_tokens={shown(wanted)} is more than the {limit_tokens:.0f} tokens that "
-                f"the model reads. Use {limit_tokens:.0f} or less, or None."
-            )
-            raise ConfigError(msg)
-
 
 def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:
     """Load the model where the options say.
@@ -151,7 +139,7 @@ def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:
     """
     settings, source = options.settings, options.source
     policy, hooks = options.policy(source), tuple(options.hooks)
-    options.check_limit(source.stated_limit)
+    check_limit(options.max_chunk_tokens, source.stated_limit)
     backend: Backend
     if options.isolation == "none":
         backend = ThreadBackend(source, settings, policy, hooks, conditions)
@@ -167,7 +155,7 @@ def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:
             timeout_seconds=options.timeout_seconds,
         )
     try:
-        options.check_limit(backend.model.limit_tokens)
+        check_limit(options.max_chunk_tokens, backend.model.limit_tokens)
     except ConfigError:
         backend.close()
         raise

@@ -143,7 +143,7 @@ class ChunkedText:
         spans: The chunks as ``(start, end)`` in code points, in order.
         token_counts: Number of tokens of each chunk, with special tokens and prompt.
         vectors: Chunk embeddings, float32, shape (n_chunks, dimension).
-        is_long: Whether the whole text exceeds the token budget of one chunk.
+        is_long: Whether the whole text has more tokens than one of these chunks may have.
         cut_clusters: As for :class:`TextPlan`.
     """
 
@@ -155,7 +155,11 @@ class ChunkedText:
     cut_clusters: tuple[int, ...] = ()
 
     def pooled(self) -> FloatArray:
-        """Return the embedding of the whole text, as ``encode`` with the same arguments does.
+        """Return the embedding of the whole text, pooled from the vectors of these chunks.
+
+        It is what ``encode`` gives if its chunks are these: with the same ``max_chunk_tokens``. The
+        chunks of ``encode_chunks`` are at most 512 tokens long by default, while ``encode`` reads
+        a text whole if the model can.
 
         Returns:
             The text embedding, float32, shape (dimension,).

@@ -109,6 +109,28 @@ def check_positive(name: str, value: Any) -> None:
         raise ConfigError(msg)
 
 
+def check_limit(max_chunk_tokens: Any, limit_tokens: float | None) -> None:
+    """Check that chunks are not larger than what the model reads.
+
+    Args:
+        max_chunk_tokens: Tokens of a chunk, or ``None``.
+        limit_tokens: Tokens that the model reads; ``None`` if that is unknown, or has no limit.
+
+    Raises:
+        ConfigError: If *max_chunk_tokens* is no positive integer, or larger.
+    """
+    check_positive("max_chunk_tokens", max_chunk_tokens)
+    if max_chunk_tokens is not None and limit_tokens is not None:
+        if max_chunk_tokens <= limit_tokens:
+            return
+        msg = (
+            f"max_chunk_tokens={shown(max_chunk_tokens)} is more than the {limit_tokens:.0f} "
+            f"tokens that the model reads. Use {limit_tokens:.0f} or less, or None.\n"
+            f"max_chunk_tokens は {limit_tokens:.0f} 以下にしてください。"
+        )
+        raise ConfigError(msg)
+
+
 def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds: Any) -> None:
     """Check the arguments about worker processes.
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 import numpy as np
 
 from safe_embed.batching import needs_padding, token_counts
-from safe_embed.inference.pipeline import DEFAULT_CHUNK_TOKENS
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import (
     ChunkTexts,
@@ -39,6 +38,12 @@ if TYPE_CHECKING:
     from safe_embed.upstream.source import SentenceTransformer
 
 logger = logging.getLogger("safe_embed")
+
+# Tokens of a text that a model is checked with.
+_CHECK_TOKENS = 512
+# A chunk of more tokens than this is computed by the attention of `unpadded`, which needs no mask
+# of length x length for layers with a window.
+_LONG_CHUNK_TOKENS = 512
 
 
 @dataclass(slots=True)
@@ -117,14 +122,13 @@ class Engine:
     def embed_now(self, texts: Sequence[str]) -> FloatArray:
         """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""
         reader = self._reader("")
-        limit = least(self.model.max_seq_length, self.positions) or DEFAULT_CHUNK_TOKENS
-        budget = int(min(limit, DEFAULT_CHUNK_TOKENS))
+        budget = int(least(self.model.max_seq_length, self.positions, _CHECK_TOKENS) or 0)
         encodings = [reader.truncate(text, budget)[0] for text in texts]
         return self._embed(encodings, shape=(0, 0))
 
     def _unpads(self, encodings: Sequence[Encoding], model_kwargs: Mapping[str, Any]) -> bool:
         can = self.unpadded and self.model.device.type == "cpu" and not model_kwargs
-        return can and needs_padding(encodings)
+        return can and (needs_padding(encodings) or len(encodings[0]) > _LONG_CHUNK_TOKENS)
 
     def _reader(self, prompt: str) -> ModelReader:
         return ModelReader(self.model[0], self.tokenizer, prompt)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.batching import batches
-from safe_embed.errors import TextTooLongError, WorkerError
+from safe_embed.errors import ConfigError, TextTooLongError, WorkerError
 from safe_embed.inference.request import (
     Call,
     Embed,
@@ -42,15 +43,20 @@ from safe_embed.inference.tasks import (
 )
 from safe_embed.pooling import pool
 from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, TextPlan
+from safe_embed.upstream.attributes import least
 from safe_embed.upstream.settings import ModelState
 from safe_embed.upstream.tokenizer import portions
 
 logger = logging.getLogger("safe_embed")
 
-# What a model reads is capped here unless the user asks for more: attention takes memory with the
-# square of the length (ruri-v3-30m on 14,457 characters: from 1.0 to 2.4 GB), and shorter chunks
-# find better. Source: docs/ja/growth.md and docs/ja/truncation.md.
-DEFAULT_CHUNK_TOKENS = 512
+# Chunks for search are at most this long, unless the caller asks for more: shorter chunks find
+# better. Source: docs/ja/truncation.md.
+SEARCH_CHUNK_TOKENS = 512
+# The budget of a model that reads any number of tokens, such as a StaticEmbedding.
+_ANY_TOKENS = 2**31 - 1
+# On a CPU, a chunk of more tokens than this is reported once: attention takes time with the square
+# of the length. Source: docs/speed.md.
+_LONG_CHUNK_TOKENS = 512
 # Tokens of a batch. On a CPU twice as many gain up to 10 %, and let others wait twice as long; on a
 # GPU (H200) they are the best of 4,096 to 131,072. Source: benchmarks/test_speed.py, test_budget.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024}
@@ -70,13 +76,13 @@ class Pipeline:
 
     settings: Settings
     model: ModelState
+    _long_chunk_reported: threading.Event = field(default_factory=threading.Event, init=False)
 
     @property
     def budget_tokens(self) -> int:
-        """Tokens a chunk may have: what the model reads, at most 512 unless the user said more."""
-        limit = self.model.limit_tokens
-        wanted = self.settings.max_chunk_tokens or DEFAULT_CHUNK_TOKENS
-        return wanted if limit is None else int(min(wanted, limit))
+        """Tokens that a chunk of ``encode`` may have: what the model reads, or less if set."""
+        wanted = self.settings.max_chunk_tokens or _ANY_TOKENS
+        return int(least(wanted, self.model.limit_tokens) or wanted)
 
     def stages(self, call: Call) -> Flow[Any]:
         """Give the stages of a call.
@@ -92,7 +98,7 @@ class Pipeline:
             case Embed():
                 return self._embed(call.request)
             case EmbedChunks():
-                return self._embed_chunks(call.request)
+                return self._search_chunks(call)
             case EmbedRaw():
                 return self._embed_raw(call)
             case PlanTexts():
@@ -105,7 +111,7 @@ class Pipeline:
                 assert_never(call)
 
     def _plan(self, request: Request) -> Flow[list[TextPlan]]:
-        inputs = yield from self._chunk(request, want_spans=True)
+        inputs = yield from self._chunk(request, self.budget_tokens, want_spans=True)
         plans = [None if text is LOST else _plan_of(text) for text in inputs]
         lost = [index for index, plan in enumerate(plans) if plan is None]
         if lost:
@@ -114,22 +120,24 @@ class Pipeline:
 
     def _embed(self, request: Request) -> Flow[FloatArray]:
         try:
-            texts = yield from self._embed_chunks(request, want_spans=False)
+            texts = yield from self._embed_chunks(request, self.budget_tokens, want_spans=False)
         except WorkerError as error:
             error.results = [text and text.pooled() for text in error.results]
             raise
         return np.stack([text.pooled() for text in texts])
 
-    def _embed_chunks(self, request: Request, *, want_spans: bool = True) -> Flow[list[Any]]:
+    def _embed_chunks(
+        self, request: Request, budget: int, *, want_spans: bool = True
+    ) -> Flow[list[Any]]:
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or request.pool is not None
-        inputs = yield from self._chunk(request, want_spans=want_spans)
+        inputs = yield from self._chunk(request, budget, want_spans=want_spans)
         self._report_long(inputs, request.first_index)
         if request.pool is not None:
             rows = yield from self._forward_in_pool(inputs, request)
         else:
             chunks = [chunk for text in inputs if text is not LOST for chunk in text.chunks]
-            rows = yield from self._forward(chunks, request)
+            rows = yield from self._forward(chunks, request, budget)
         texts = list(self._pooled(inputs, iter(rows)))
         yield CallEnded(len(inputs))
         if None in texts:
@@ -137,9 +145,23 @@ class Pipeline:
             raise _lost_texts(lost, texts)
         return texts
 
+    def _search_chunks(self, call: EmbedChunks) -> Flow[list[Any]]:
+        """Embed texts in chunks that search well; on_long decides about whole texts, as before."""
+        wanted, budget = call.max_chunk_tokens, self.budget_tokens
+        if self.settings.on_long == "chunk":
+            limit = min(SEARCH_CHUNK_TOKENS, budget) if wanted is None else wanted
+            budget = int(least(limit, self.model.limit_tokens) or limit)
+        elif wanted is not None:
+            raise ConfigError(
+                f"encode_chunks cannot use max_chunk_tokens={wanted}: on_long="
+                f"{self.settings.on_long!r} makes one chunk of every text. Use on_long='chunk'.\n"
+                "on_long='chunk' のときだけ、encode_chunks に max_chunk_tokens を指定できます。"
+            )
+        return (yield from self._embed_chunks(call.request, budget))
+
     def _embed_raw(self, call: EmbedRaw) -> Flow[list[Any]]:
         request = call.request
-        inputs = yield from self._chunk(request, want_spans=False)
+        inputs = yield from self._chunk(request, self.budget_tokens, want_spans=False)
         self._refuse_long(inputs, "output_value other than 'sentence_embedding'")
         options = {
             "prompt": request.prompt,
@@ -156,9 +178,8 @@ class Pipeline:
             raise _lost_texts(lost, [None if output is LOST else output for output in outputs])
         return list(outputs)
 
-    def _chunk(self, request: Request, *, want_spans: bool) -> Flow[list[Any]]:
+    def _chunk(self, request: Request, budget: int, *, want_spans: bool) -> Flow[list[Any]]:
         """Cut texts into chunks, a portion at a time; a ChunkedInput for each, or LOST."""
-        budget = self.budget_tokens
         tasks: list[Task] = []
         first = request.first_index
         for portion in portions(request.texts, _TURN_CHARS):
@@ -167,14 +188,17 @@ class Pipeline:
         inputs = yield Wave(tasks)
         return [text for portion in inputs for text in portion]
 
-    def _forward(self, chunks: Sequence[Chunk], request: Request) -> Flow[list[Any]]:
+    def _forward(self, chunks: Sequence[Chunk], request: Request, budget: int) -> Flow[list[Any]]:
         """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
         kind = str(request.device or self.model.device).partition(":")[0]
         few_shapes = self.settings.few_shapes
+        lengths = [len(chunk.encoding) for chunk in chunks]
+        if kind == "cpu":
+            self._report_slow(lengths)
         groups = batches(
-            [len(chunk.encoding) for chunk in chunks],
-            self._batch_tokens(request, kind),
-            limit=self.budget_tokens,
+            lengths,
+            self._batch_tokens(request, kind, budget),
+            limit=budget,
             few_shapes=kind == "mps" if few_shapes is None else few_shapes,
             fewer_shapes=kind == "cpu" and few_shapes is None,
         )
@@ -257,10 +281,26 @@ class Pipeline:
             )
             raise TextTooLongError(msg, long)
 
-    def _batch_tokens(self, request: Request, kind: str) -> int:
+    def _report_slow(self, lengths: Sequence[int]) -> None:
+        """Say once that shorter chunks are faster, if the user has not chosen their length."""
+        longest = max(lengths, default=0)
+        is_chosen = self.settings.max_chunk_tokens is not None
+        if longest <= _LONG_CHUNK_TOKENS or is_chosen or self._long_chunk_reported.is_set():
+            return
+        self._long_chunk_reported.set()
+        logger.warning(
+            "A text of %d tokens is read whole, as the model can. On a CPU, SafeEncoder(..., "
+            "max_chunk_tokens=512) is up to five times as fast on such texts, and other calls "
+            "wait less; the vector is then the mean of chunks.\n"
+            "%d トークンの文章を、分けずに読みます。CPU では max_chunk_tokens=512 を指定すると、"
+            "長い文章が最大で5倍ほど速くなり、ほかの呼び出しの待ち時間も短くなります。",
+            *(longest, longest),
+        )
+
+    def _batch_tokens(self, request: Request, kind: str, budget: int) -> int:
         default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
         wanted = self.settings.max_batch_tokens or default
-        return min(wanted, request.batch_size * self.budget_tokens)
+        return min(wanted, request.batch_size * budget)
 
 
 def _single(task: Task, purpose: str) -> Flow[Any]:

@@ -77,9 +77,15 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class EmbedChunks:
-    """Embed texts and keep the vectors of their chunks; the result is a list of ChunkedText."""
+    """Embed texts and keep the vectors of their chunks; the result is a list of ChunkedText.
+
+    Attributes:
+        request: The texts.
+        max_chunk_tokens: What a chunk may have; ``None`` for at most 512, chunks that search well.
+    """
 
     request: Request
+    max_chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from safe_embed.batching import STEP
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
+# Queries that attention with a window computes at once.
+_BLOCK_TOKENS = 512
 # Modules of sentence-transformers that read only the token vectors and the padded input. A model
 # with any other module after its Transformer, such as a user's own, runs with padding.
 _READ_TOKENS = ("Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "WordWeights", "CNN")
@@ -283,21 +284,40 @@ def _attention(
             states[0, :, start:end].reshape(states.shape[1], count, length, -1).transpose(0, 1)
             for states in (query, key, value)
         ]
-        window = _window(length, options.get("sliding_window"))
-        out, _ = sdpa(module, *rows, window, **options)
+        out = _attend(partial(sdpa, module, **options), rows, options.get("sliding_window"))
         parts.append(out.flatten(0, 1))
         start = end
     return torch.cat(parts)[None], None
 
 
-def _window(length: int, reach: int | None) -> torch.Tensor | None:
-    """Return the mask, shape (1, 1, length, length), of tokens fewer than *reach* apart, or None.
+def _attend(
+    sdpa: Callable[..., tuple[torch.Tensor, None]], states: list[torch.Tensor], reach: int | None
+) -> torch.Tensor:
+    """Compute attention within chunks of one length, in blocks of queries if it has a window.
 
-    ``None`` if all tokens of a chunk attend to each other.
+    A block sees only the keys that its window reaches, so that no mask of length x length is
+    needed: for 8,190 tokens that would take 268 MB in float32.
+
+    Args:
+        sdpa: Attention of query, key, value and mask.
+        states: Query, key and value, each of shape (n, heads, length, width).
+        reach: Tokens fewer than this apart attend to each other; ``None`` for all.
+
+    Returns:
+        The output, shape (n, length, heads, width).
     """
     import torch
 
+    query, key, value = states
+    length = query.shape[2]
     if reach is None or length <= reach:
-        return None
-    positions = torch.from_numpy(np.arange(length))
-    return ((positions[:, None] - positions).abs() < reach)[None, None]
+        return sdpa(query, key, value, None)[0]
+    outputs = []
+    for start in range(0, length, _BLOCK_TOKENS):
+        end = min(start + _BLOCK_TOKENS, length)
+        first, last = max(0, start - reach + 1), min(length, end + reach - 1)
+        apart = torch.arange(start, end)[:, None] - torch.arange(first, last)
+        mask = (apart.abs() < reach)[None, None]
+        seen = slice(first, last)
+        outputs.append(sdpa(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask)[0])
+    return torch.cat(outputs, dim=1)

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, assert_never
 
 from safe_embed.backends.call_queue import ACTIVE_CALLS, CallQueue
@@ -82,7 +82,11 @@ class Dispatcher(EventLoop):
 
     def stages(self, call: Call) -> Flow[Any]:
         """Give the stages of a call; see :meth:`Pipeline.stages`."""
-        return Pipeline(self._settings, self.model).stages(call)
+        return self._pipeline.stages(call)
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(self._settings, self.model)
 
     @property
     def model(self) -> ModelState:
