@@ -1,11 +1,11 @@
-"""Packing: the fewest groups, and among those the most even."""
+"""Packing: the fewest groups, and among those the most even, at strong boundaries."""
 
 from __future__ import annotations
 
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from safe_embed.text.packing import pack
@@ -72,6 +72,56 @@ def test_many_pieces(sizes: list[int], capacity: int) -> None:
     assert greedy == len(found)
 
 
+@given(problems, st.data())
+def test_levels_cost_no_group(problem: tuple[list[int], int], data: st.DataObject) -> None:
+    """With levels of boundaries, groups are as few, and hold the capacity."""
+    sizes, capacity = problem
+    levels = data.draw(st.lists(st.integers(0, 4), min_size=len(sizes), max_size=len(sizes)))
+    ends = pack(sizes, capacity, levels)
+    assert len(sizes) == ends[-1]
+    assert all(before < after for before, after in pairwise([0, *ends]))
+    found = groups(sizes, ends)
+    assert best(sizes, capacity)[0] == len(found)
+    assert max(found) <= capacity
+
+
+def cost(sizes: list[int], ends: list[int], levels: list[int]) -> float:
+    """Squared deviations from an equal share, and 0.05 for each level of an end."""
+    share = sum(sizes) / len(ends)
+    deviations = sum(((size - share) / share) ** 2 for size in groups(sizes, ends))
+    return deviations + 0.05 * sum(levels[end - 1] for end in ends[:-1])
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=9),
+    st.integers(9, 20),
+    st.data(),
+)
+def test_the_cheapest_division_is_taken(
+    sizes: list[int], capacity: int, data: st.DataObject
+) -> None:
+    """Of all divisions into the fewest groups, none has evener groups at stronger boundaries."""
+    levels = data.draw(st.lists(st.integers(0, 4), min_size=len(sizes), max_size=len(sizes)))
+    assume(len(set(levels[:-1])) > 1)
+    ends = pack(sizes, capacity, levels)
+    last = len(sizes)
+    possible = [
+        [*cuts, last]
+        for cuts in combinations(range(1, last), len(ends) - 1)
+        if max(groups(sizes, [*cuts, last])) <= capacity
+    ]
+    least = min(cost(sizes, other, levels) for other in possible)
+    assert cost(sizes, ends, levels) == pytest.approx(least)
+
+
+def test_a_group_ends_at_a_line_end_near_the_middle() -> None:
+    """A line end that makes groups of 11 and 9 wins; one that would make 17 and 3 does not."""
+    sizes = [1] * 20
+    for line_end, expected in ((11, 11), (17, 10)):
+        levels = [int(place != line_end) for place in range(1, 21)]
+        assert [expected, 20] == pack(sizes, 18, levels)
+
+
 def test_nothing_makes_no_groups() -> None:
     """No pieces, no ends."""
     assert [] == pack([], 5)
@@ -84,3 +134,5 @@ def test_a_million_pieces() -> None:
     found = groups(sizes, pack(sizes, 512))
     assert -(-sum(sizes) // 510) == len(found)  # 51 times 1, 2, 3, 4 is what 512 can hold
     assert max(found) - min(found) <= 6
+    levels = [place % 7 == 0 for place in range(len(sizes))]
+    assert len(found) == len(pack(sizes, 512, levels))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, groupby
 from operator import attrgetter
@@ -20,6 +20,12 @@ import numpy as np
 
 from safe_embed.errors import ConfigError, TextTooLongError
 from safe_embed.foreign import called
+from safe_embed.text.boundaries import (
+    Boundary,
+    boundary_levels,
+    heading_spans,
+    outside_headings,
+)
 from safe_embed.text.graphemes import (
     at_cluster_ends,
     between_clusters,
@@ -91,6 +97,8 @@ class Chunker:
         done = job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
         rest = [i for i in range(len(texts)) if i not in done]
         if rest:
+            if not by_top:
+                job.headings.update({i: heading_spans(texts[i]) for i in rest})
             tops = job.tops(self.ladder[0], rest)
             whole = job.encode_whole(job.may_fit(tops))
             many = job.of_many_spans(tops) if by_top else frozenset()
@@ -101,9 +109,13 @@ class Chunker:
         return [done[i] for i in range(len(texts))]
 
     def _refined(self, job: _Job, pieces: Pieces) -> Pieces:
-        """Cut pieces with finer and finer splitters until each fits; no piece stays blank."""
-        for splitter in self.ladder[1:]:
-            pieces = job.refine(pieces, partial(job.split, splitter))
+        """Cut pieces with finer and finer splitters until each fits; no piece stays blank.
+
+        A heading is parted from its text only where both do not fit together however that is cut.
+        """
+        for cut in (job.split, job.split_anywhere) if job.headings else (job.split,):
+            for splitter in self.ladder[1:]:
+                pieces = job.refine(pieces, partial(cut, splitter))
         while pieces.of_more_than(job.room).any():
             pieces = job.refine(pieces, job.halve)
         return job.absorb_blanks(pieces)
@@ -113,7 +125,8 @@ class Chunker:
 class _Job:
     """The arguments of one call of :meth:`Chunker.chunk`, and its steps.
 
-    *room* is the number of tokens that *budget* leaves to the text.
+    *room* is the number of tokens that *budget* leaves to the text. *headings* has, by index of a
+    text, the headings in it that are to stay with the text behind them.
     """
 
     texts: Sequence[str]
@@ -121,6 +134,7 @@ class _Job:
     budget: int
     room: int
     first_index: int = 0
+    headings: dict[int, list[Span]] = field(default_factory=dict)
 
     @property
     def max_chars(self) -> int:
@@ -138,7 +152,9 @@ class _Job:
 
     def tops(self, splitter: Splitter, indices: Sequence[int]) -> Pieces:
         """Cut these texts with the first splitter, and count the tokens of each top span."""
-        spans = [_split(splitter, self.texts[index]) for index in indices]
+        spans = [
+            self.split(splitter, Unit(index, 0, 0, len(self.texts[index]))) for index in indices
+        ]
         return self.measured(Pieces.of_spans(indices, spans))
 
     def may_fit(self, tops: Pieces) -> list[int]:
@@ -182,6 +198,18 @@ class _Job:
         return pieces.without(replaced).with_others(self.measured(Pieces.of(finer)))
 
     def split(self, splitter: Splitter, unit: Unit) -> list[Span]:
+        """Cut a unit with a splitter, but not behind a heading; spans are relative to its start."""
+        spans = self.split_anywhere(splitter, unit)
+        headings = self.headings.get(unit.text_index)
+        if not headings or len(spans) < 2:  # noqa: PLR2004
+            return spans
+        cuts = [unit.start + span.end for span in spans[:-1]]
+        kept = outside_headings(cuts, headings)
+        if len(kept) == len(cuts):
+            return spans
+        return spans_between([cut - unit.start for cut in kept], unit.end - unit.start)
+
+    def split_anywhere(self, splitter: Splitter, unit: Unit) -> list[Span]:
         """Cut a unit with a splitter; spans are relative to the unit's start."""
         return _split(splitter, self.text_of(unit))
 
@@ -280,10 +308,16 @@ class _Job:
         firsts: list[int] = []
         ends: list[int] = []
         for start, end in pieces.groups(by_top=by_top):
-            group_ends = [start + place for place in pack(weights[start:end], self.room)]
+            levels = self.levels(pieces, start, end) if end - start > 1 else ()
+            group_ends = [start + place for place in pack(weights[start:end], self.room, levels)]
             firsts += [start, *group_ends[:-1]]
             ends += group_ends
         return firsts, ends
+
+    def levels(self, pieces: Pieces, first: int, end: int) -> list[Boundary]:
+        """Return the level of the boundary behind each piece of a text, from *first* to *end*."""
+        text = self.texts[pieces.text_index[first]]
+        return boundary_levels(text, pieces.end[first:end].tolist(), int(pieces.start[first]))
 
     def kept(self, wholes: Pieces, chunks: dict[int, list[Chunk]]) -> list[int]:
         """Encode pieces as chunks; add what fits to *chunks*, return the places of the others."""

@@ -1,4 +1,4 @@
-"""Pack consecutive pieces into the fewest groups of limited size, as evenly as possible."""
+"""Pack consecutive pieces into the fewest groups of limited size, evenly, at strong boundaries."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
 
-def pack(sizes: Sequence[int], capacity: int) -> list[int]:
+IntArray = NDArray[np.int64]
+
+# What a level of a boundary costs, beside the squared deviation of a group from an equal share.
+# Source: docs/decisions/splitting.md.
+_COST_PER_LEVEL = 0.05
+# How many boundaries on each side of the even division are looked at.
+_REACH = 32
+
+
+def pack(sizes: Sequence[int], capacity: int, levels: Sequence[int] = ()) -> list[int]:
     """Divide consecutive pieces into the fewest groups of at most *capacity*, evenly.
 
     Invariants: the number of groups is the smallest possible; of all divisions into that number,
-    the largest group is as small as possible.
+    the largest group is as small as possible, unless *levels* differ: then groups end at boundaries
+    of low levels, and evenness is weighed against that.
 
     Args:
         sizes: Size of each piece, in order (tokens, in chunking); none above *capacity*.
         capacity: Largest sum of sizes in a group.
+        levels: Level of the boundary behind each piece, 0 the best; none if all are alike.
 
     Returns:
         The end of each group, as an index into *sizes*: the last is ``len(sizes)``.
@@ -37,7 +50,10 @@ def pack(sizes: Sequence[int], capacity: int) -> list[int]:
             high = middle
         else:
             too_low = middle
-    return _balanced(sums, high, groups)
+    even = _balanced(sums, high, groups)
+    if groups == 1 or len(set(levels[:-1])) < 2:  # noqa: PLR2004
+        return even
+    return _at_strong_boundaries(even, sums, capacity, levels)
 
 
 def _count(sums: Sequence[int], capacity: int) -> int:
@@ -68,3 +84,39 @@ def _balanced(sums: Sequence[int], capacity: int, groups: int) -> list[int]:
         start = min(max(end, earliest[left - 1], start + 1), fullest, last - left + 1)
         ends.append(start)
     return [*ends, last]
+
+
+def _at_strong_boundaries(
+    even: Sequence[int], sums: Sequence[int], capacity: int, levels: Sequence[int]
+) -> list[int]:
+    """Move the ends of an even division to stronger boundaries near them; the last end stays.
+
+    The cheapest of all ways through the boundaries near each end, which is found group by group:
+    the even division is one of them, so there always is one.
+    """
+    totals = np.asarray(sums, np.float64)
+    penalties = _COST_PER_LEVEL * np.asarray(levels, np.float64)
+    last = len(sums) - 1
+    share = totals[-1] / len(even)
+    ends, costs = np.zeros(1, np.int64), np.zeros(1)
+    steps: list[tuple[IntArray, IntArray]] = []
+    for middle in even:
+        starts = ends
+        near = range(max(1, middle - _REACH), min(last - 1, middle + _REACH) + 1)
+        ends = np.array([last] if middle == last else near)
+        taken = totals[ends][:, None] - totals[starts]
+        ways = ((taken - share) / share) ** 2 + costs
+        ways[(taken > capacity) | (ends[:, None] <= starts)] = np.inf
+        best = ways.argmin(axis=1)
+        costs = ways[np.arange(len(ends)), best] + penalties[ends - 1]
+        steps.append((starts, best))
+    return _traced(steps, last)
+
+
+def _traced(steps: Sequence[tuple[IntArray, IntArray]], last: int) -> list[int]:
+    """Follow the cheapest way back from the last end; each step has its starts, and the best."""
+    ends, place = [last], 0
+    for starts, best in reversed(steps[1:]):
+        place = int(best[place])
+        ends.append(int(starts[place]))
+    return ends[::-1]
