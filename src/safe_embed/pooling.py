@@ -1,7 +1,7 @@
 """Pool chunk vectors into text vectors; truncate, normalise and quantise text vectors.
 
-Pure numpy, float32 for every dtype of the model. The steps have the order of sentence-transformers:
-average, truncate to the dimension, normalise, quantise.
+Pure numpy, float64 for a model in float64 and float32 for all others. The steps have the order of
+sentence-transformers: average, truncate to the dimension, normalise, quantise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def mean_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) -> FloatArra
         The text embedding, shape (dimension,). Not a unit vector, even if all rows are.
     """
     del token_counts
-    pooled: FloatArray = vectors.mean(axis=0, dtype=np.float32)
+    pooled: FloatArray = vectors.mean(axis=0, dtype=vectors.dtype)
     return pooled
 
 
@@ -47,7 +47,7 @@ def token_weighted_pool(vectors: FloatArray, token_counts: NDArray[np.int64]) ->
         The text embedding, shape (dimension,).
     """
     weights = token_counts / max(token_counts.sum(), 1)
-    pooled: FloatArray = weights.astype(np.float32) @ vectors
+    pooled: FloatArray = weights.astype(vectors.dtype) @ vectors
     return pooled
 
 
@@ -127,7 +127,8 @@ def pool(
         return pooled
     counts = np.asarray(token_counts, dtype=np.int64)
     result = called("The pooling function", pooling, vectors, counts)
-    pooled = called("The pooling function", as_numbers, "The pooling function gave ", result)
+    prefix = "The pooling function gave "
+    pooled = called("The pooling function", as_numbers, prefix, result, vectors.dtype)
     if pooled.shape != vectors.shape[1:]:
         msg = (
             f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "

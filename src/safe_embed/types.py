@@ -122,7 +122,8 @@ class TextPlan:
 
     Attributes:
         spans: The chunks as ``(start, end)`` in code points. They cover the text without gaps or
-            overlaps; with ``on_long="truncate"`` the only span ends where the model stops reading.
+            overlaps; with ``on_long="truncate"`` the only span is what the model reads: the
+            beginning, or the end if the tokenizer truncates on the left.
         token_counts: Number of tokens of each chunk, with special tokens and prompt.
         is_long: Whether the whole text exceeds the token budget of one chunk.
         cut_clusters: Ends of spans, in code points, that lie inside a grapheme cluster: the cluster

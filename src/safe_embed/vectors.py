@@ -33,8 +33,9 @@ def in_form(
     if vectors is None:
         return torch.tensor([], device=device) if tensor else []
     found = torch.from_numpy(vectors)
-    if vectors.dtype == np.float32:
-        found = found.to(device, getattr(torch, dtype.removeprefix("torch.")))
+    if vectors.dtype.kind == "f":
+        # An engine without weights of torch's, such as ONNX, has no dtype.
+        found = found.to(device, getattr(torch, dtype.removeprefix("torch."), found.dtype))
     return found if tensor else list(found)
 
 
@@ -166,12 +167,13 @@ def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
         raise ConfigError(msg)
 
 
-def as_numbers(prefix: str, value: Any) -> FloatArray:
-    """Convert a value to float32; numpy's own error may show a text.
+def as_numbers(prefix: str, value: Any, dtype: Any = np.float32) -> FloatArray:
+    """Convert a value to an array of numbers; numpy's own error may show a text.
 
     Args:
         prefix: Begins the message of the error, up to the value.
         value: Any value.
+        dtype: Of the array.
 
     Returns:
         The array.
@@ -180,7 +182,7 @@ def as_numbers(prefix: str, value: Any) -> FloatArray:
         ConfigError: If *value* is not an array of numbers.
     """
     try:
-        return np.asarray(value, dtype=np.float32)
+        return np.asarray(value, dtype=dtype)
     except (TypeError, ValueError) as error:
         kind = type(error).__name__
     msg = f"{prefix}{shown(value)}, which is not an array of numbers ({kind})."

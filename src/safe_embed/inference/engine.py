@@ -32,6 +32,7 @@ from safe_embed.text.graphemes import between_clusters
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 from safe_embed.upstream import unpadded
 from safe_embed.upstream.attributes import least, position_tokens
+from safe_embed.upstream.preprocessing import reader_kind
 from safe_embed.upstream.tokenizer import ModelReader
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Engine:
 
     Attributes:
         positions: Tokens that the model has positions for; ``None`` for any number.
+        reader_kind: What reads texts just as the model does.
     """
 
     settings: Settings
@@ -65,9 +67,11 @@ class Engine:
     tokenizer: Any
     unpadded: bool = False
     positions: int | None = field(init=False, default=None)
+    reader_kind: type[ModelReader] = field(init=False, default=ModelReader)
 
     def __post_init__(self) -> None:
         self.positions = position_tokens(self.model)
+        self.reader_kind = reader_kind(self.model, self.tokenizer)
 
     def do(self, task: Task) -> Outcome:
         """Do a task.
@@ -131,7 +135,7 @@ class Engine:
         return can and (needs_padding(encodings) or len(encodings[0]) > _LONG_CHUNK_TOKENS)
 
     def _reader(self, prompt: str) -> ModelReader:
-        return ModelReader(self.model[0], self.tokenizer, prompt)
+        return self.reader_kind.of(self.model, self.tokenizer, prompt)
 
     def _in_parts(
         self,
@@ -182,7 +186,9 @@ class Engine:
                 out = self._without_padding(features)
             else:
                 out = self.model(features, **model_kwargs)["sentence_embedding"]
-            vectors: FloatArray = out[: len(encodings)].float().cpu().numpy()
+            rows = out[: len(encodings)]
+            precise = rows if rows.dtype == torch.float64 else rows.float()
+            vectors: FloatArray = precise.cpu().numpy()
         return vectors
 
     def _without_padding(self, features: dict[str, Any]) -> Any:
@@ -214,9 +220,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _truncated(reader: ModelReader, text: str, budget: int, *, want_spans: bool) -> ChunkedInput:
     encoding, is_long = reader.truncate(text, budget)
-    kept = reader.kept_chars(text, budget) if is_long and want_spans else len(text)
+    kept = reader.kept_span(text, budget) if is_long and want_spans else Span(0, len(text))
     # Upstream may stop inside a cluster. Whether it does follows from the text up to there and the
     # next character: the rest of a long text need not be read.
-    ends = [kept] if 0 < kept < len(text) else []
-    inside = set(ends).difference(between_clusters(text[: kept + 1], ends))
-    return ChunkedInput((Chunk(Span(0, kept), encoding),), is_long, tuple(inside))
+    edges = [edge for edge in kept if 0 < edge < len(text)]
+    known = text if reader.keeps_end else text[: kept.end + 1]
+    inside = set(edges).difference(between_clusters(known, edges))
+    return ChunkedInput((Chunk(kept, encoding),), is_long, tuple(inside))

@@ -6,7 +6,6 @@ backend has done by an engine, on its thread or in a worker process.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.batching import batches
-from safe_embed.errors import ConfigError, TextTooLongError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.inference.long_texts import check_long, lost_texts, refuse_long, report_slow
 from safe_embed.inference.request import (
     Call,
     Embed,
@@ -47,8 +47,6 @@ from safe_embed.upstream.attributes import least
 from safe_embed.upstream.settings import ModelState
 from safe_embed.upstream.tokenizer import portions
 
-logger = logging.getLogger("safe_embed")
-
 # Chunks for search are at most this long, unless the caller asks for more: shorter chunks find
 # better. Source: docs/ja/truncation.md.
 SEARCH_CHUNK_TOKENS = 512
@@ -76,13 +74,22 @@ class Pipeline:
 
     settings: Settings
     model: ModelState
-    _long_chunk_reported: threading.Event = field(default_factory=threading.Event, init=False)
+    _is_slow_reported: threading.Event = field(default_factory=threading.Event, init=False)
 
-    @property
-    def budget_tokens(self) -> int:
-        """Tokens that a chunk of ``encode`` may have: what the model reads, or less if set."""
+    def budget_tokens(self, request: Request) -> int:
+        """Tell how many tokens a chunk of ``encode`` may have.
+
+        Args:
+            request: Of a call; a model may read less of its task.
+
+        Returns:
+            What the model reads, or ``max_chunk_tokens`` if that is less.
+        """
         wanted = self.settings.max_chunk_tokens or _ANY_TOKENS
-        return int(least(wanted, self.model.limit_tokens) or wanted)
+        return int(least(wanted, self._limit(request)) or wanted)
+
+    def _limit(self, request: Request) -> float | None:
+        return self.model.limit_of_task(request.model_kwargs.get("task"))
 
     def stages(self, call: Call) -> Flow[Any]:
         """Give the stages of a call.
@@ -111,16 +118,17 @@ class Pipeline:
                 assert_never(call)
 
     def _plan(self, request: Request) -> Flow[list[TextPlan]]:
-        inputs = yield from self._chunk(request, self.budget_tokens, want_spans=True)
+        inputs = yield from self._chunk(request, self.budget_tokens(request), want_spans=True)
         plans = [None if text is LOST else _plan_of(text) for text in inputs]
         lost = [index for index, plan in enumerate(plans) if plan is None]
         if lost:
-            raise _lost_texts(lost, plans)
+            raise lost_texts(lost, plans)
         return [plan for plan in plans if plan is not None]
 
     def _embed(self, request: Request) -> Flow[FloatArray]:
         try:
-            texts = yield from self._embed_chunks(request, self.budget_tokens, want_spans=False)
+            budget = self.budget_tokens(request)
+            texts = yield from self._embed_chunks(request, budget, want_spans=False)
         except WorkerError as error:
             error.results = [text and text.pooled() for text in error.results]
             raise
@@ -132,7 +140,7 @@ class Pipeline:
         # Upstream's processes are given text, which must end where reading stops.
         want_spans = want_spans or request.pool is not None
         inputs = yield from self._chunk(request, budget, want_spans=want_spans)
-        self._report_long(inputs, request.first_index)
+        check_long(inputs, self.settings.on_long, budget, request.first_index)
         if request.pool is not None:
             rows = yield from self._forward_in_pool(inputs, request)
         else:
@@ -142,15 +150,15 @@ class Pipeline:
         yield CallEnded(len(inputs))
         if None in texts:
             lost = [index for index, text in enumerate(texts, request.first_index) if text is None]
-            raise _lost_texts(lost, texts)
+            raise lost_texts(lost, texts)
         return texts
 
     def _search_chunks(self, call: EmbedChunks) -> Flow[list[Any]]:
         """Embed texts in chunks that search well; on_long decides about whole texts, as before."""
-        wanted, budget = call.max_chunk_tokens, self.budget_tokens
+        wanted, budget = call.max_chunk_tokens, self.budget_tokens(call.request)
         if self.settings.on_long == "chunk":
             limit = min(SEARCH_CHUNK_TOKENS, budget) if wanted is None else wanted
-            budget = int(least(limit, self.model.limit_tokens) or limit)
+            budget = int(least(limit, self._limit(call.request)) or limit)
         elif wanted is not None:
             raise ConfigError(
                 f"encode_chunks cannot use max_chunk_tokens={wanted}: on_long="
@@ -161,8 +169,9 @@ class Pipeline:
 
     def _embed_raw(self, call: EmbedRaw) -> Flow[list[Any]]:
         request = call.request
-        inputs = yield from self._chunk(request, self.budget_tokens, want_spans=False)
-        self._refuse_long(inputs, "output_value other than 'sentence_embedding'")
+        budget = self.budget_tokens(request)
+        inputs = yield from self._chunk(request, budget, want_spans=False)
+        refuse_long(inputs, "output_value other than 'sentence_embedding'", budget)
         options = {
             "prompt": request.prompt,
             "batch_size": request.batch_size,
@@ -175,7 +184,7 @@ class Pipeline:
         yield CallEnded(len(inputs))
         lost = [index for index, output in enumerate(outputs) if output is LOST]
         if lost:
-            raise _lost_texts(lost, [None if output is LOST else output for output in outputs])
+            raise lost_texts(lost, [None if output is LOST else output for output in outputs])
         return list(outputs)
 
     def _chunk(self, request: Request, budget: int, *, want_spans: bool) -> Flow[list[Any]]:
@@ -193,8 +202,10 @@ class Pipeline:
         kind = str(request.device or self.model.device).partition(":")[0]
         few_shapes = self.settings.few_shapes
         lengths = [len(chunk.encoding) for chunk in chunks]
-        if kind == "cpu":
-            self._report_slow(lengths)
+        is_chosen = self.settings.max_chunk_tokens is not None
+        longest = max(lengths, default=0)
+        if kind == "cpu" and longest > _LONG_CHUNK_TOKENS and not is_chosen:
+            self._report_slow_once(longest)
         groups = batches(
             lengths,
             self._batch_tokens(request, kind, budget),
@@ -258,44 +269,10 @@ class Pipeline:
             spans = tuple(chunk.span for chunk in text.chunks)
             yield ChunkedText(spans, counts, stacked, text.is_long, pooled, text.cut_clusters)
 
-    def _report_long(self, inputs: Sequence[Any], first: int) -> None:
-        if self.settings.on_long == "error":
-            self._refuse_long(inputs, "on_long='error'", first)
-        if self.settings.on_long == "truncate":
-            cut = _long(inputs, first)
-            if cut:
-                logger.warning(
-                    "%d of %d texts were cut at %d tokens: inputs %s",
-                    *(len(cut), len(inputs), self.budget_tokens, _listed(cut)),
-                )
-
-    def _refuse_long(self, inputs: Sequence[Any], asked: str, first: int = 0) -> None:
-        long = _long(inputs, first)
-        if long:
-            msg = (
-                f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "
-                f"tokens of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten "
-                "them, or use on_long='chunk' and the default output_value.\n"
-                f"{len(long)} 件の文章が上限の {self.budget_tokens} トークンを超えています"
-                f"（番号 {_listed(long)}）。短くするか on_long='chunk' を使ってください。"
-            )
-            raise TextTooLongError(msg, long)
-
-    def _report_slow(self, lengths: Sequence[int]) -> None:
-        """Say once that shorter chunks are faster, if the user has not chosen their length."""
-        longest = max(lengths, default=0)
-        is_chosen = self.settings.max_chunk_tokens is not None
-        if longest <= _LONG_CHUNK_TOKENS or is_chosen or self._long_chunk_reported.is_set():
-            return
-        self._long_chunk_reported.set()
-        logger.warning(
-            "A text of %d tokens is read whole, as the model can. On a CPU, SafeEncoder(..., "
-            "max_chunk_tokens=512) is up to five times as fast on such texts, and other calls "
-            "wait less; the vector is then the mean of chunks.\n"
-            "%d トークンの文章を、分けずに読みます。CPU では max_chunk_tokens=512 を指定すると、"
-            "長い文章が最大で5倍ほど速くなり、ほかの呼び出しの待ち時間も短くなります。",
-            *(longest, longest),
-        )
+    def _report_slow_once(self, tokens: int) -> None:
+        if not self._is_slow_reported.is_set():
+            self._is_slow_reported.set()
+            report_slow(tokens)
 
     def _batch_tokens(self, request: Request, kind: str, budget: int) -> int:
         default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
@@ -318,23 +295,3 @@ def _plan_of(text: ChunkedInput) -> TextPlan:
         text.is_long,
         text.cut_clusters,
     )
-
-
-def _long(inputs: Sequence[Any], first: int) -> list[int]:
-    return [index for index, text in enumerate(inputs, first) if text is not LOST and text.is_long]
-
-
-def _lost_texts(lost: Sequence[int], results: Sequence[Any]) -> WorkerError:
-    msg = (
-        f"No worker process survived {len(lost)} of the texts: inputs {_listed(lost)}. The "
-        "results of all others are in this error's .results; leave those texts out.\n"
-        f"{len(lost)} 件の文章（番号 {_listed(lost)}）でワーカープロセスが異常終了しました。"
-        "ほかの結果はこの例外の .results にあります。"
-    )
-    return WorkerError(msg, lost, results)
-
-
-def _listed(indices: Sequence[int], most: int = 20) -> str:
-    """Write indices for a message, the first few of many."""
-    more = f", … ({len(indices)} in all)" if len(indices) > most else ""
-    return ", ".join(map(str, indices[:most])) + more

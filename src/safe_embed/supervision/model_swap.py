@@ -21,6 +21,7 @@ from safe_embed.upstream.attributes import (
     embedding_dimension,
     ends_in_normalize,
     set_tokenizer,
+    task_limits,
     weights_bytes,
 )
 from safe_embed.upstream.same_model import CANARY, is_same
@@ -166,6 +167,7 @@ class ModelSwap:
             self.canary() if with_canary else None,
             self._engine.positions,
             self._source.identity,
+            task_limits(model),
         )
 
     def canary(self, engine: Engine | None = None) -> FloatArray:

@@ -114,6 +114,26 @@ def _reserved(table: Any, owner: Any, padding: int) -> int:
     return max(padding + 1, 0 if ids is None or not len(ids) else int(ids.min()))
 
 
+def task_limits(model: SentenceTransformer) -> dict[str | None, int]:
+    """Tell the limits that a model's first module sets besides ``max_seq_length``.
+
+    Args:
+        model: Any SentenceTransformer.
+
+    Returns:
+        Tokens by task (``"query"``, ``"document"``), or by ``None`` for all texts; each wins over
+        ``max_seq_length``, as in sentence-transformers, and the one for all texts over the others.
+    """
+    module = model[0]
+    of_all = (getattr(module, "processing_kwargs", None) or {}).get("text", {}).get("max_length")
+    limits: dict[str | None, Any] = {
+        None: of_all,
+        "query": of_all or getattr(module, "query_length", None),
+        "document": of_all or getattr(module, "document_length", None),
+    }
+    return {task: limit for task, limit in limits.items() if isinstance(limit, int)}
+
+
 def set_tokenizer(model: SentenceTransformer, tokenizer: Any) -> None:
     """Put another tokenizer into a model.
 

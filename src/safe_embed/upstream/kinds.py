@@ -268,3 +268,66 @@ def _read_json(path: Path | Literal[False] | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+# What to type where sentence-transformers 6 makes a chat message of every text.
+_CHAT_TEMPLATE = (
+    "The tokenizer has a chat template, and no modules.json of the model says that it reads plain "
+    "text: sentence-transformers would make a chat message of every text. If it is a model for "
+    "embeddings, pass a function that puts its modules together:\n"
+    "def load():\n"
+    "    text = {'method': 'forward', 'method_output_name': 'last_hidden_state'}\n"
+    "    first = Transformer(folder, modality_config={'text': text}, "
+    "module_output_name='token_embeddings')\n"
+    "    return SentenceTransformer(modules=[first, Pooling(first.get_embedding_dimension())])\n"
+    "encoder = SafeEncoder(load)\n"
+    "modules.json がなく、トークナイザーにチャットテンプレートがあるので、文章がチャットの"
+    "発言として読まれます。埋め込み用のモデルなら、上のようにモジュールを組み立てる関数を渡してください。"
+)
+
+
+def check_module(module: Any) -> None:
+    """Reject a model whose tokens cannot be counted.
+
+    Args:
+        module: The first module of the model.
+
+    Raises:
+        ConfigError: If it is neither a text Transformer nor a StaticEmbedding, or its tokenizer has
+            no padding token.
+    """
+    tokenizer = getattr(module, "tokenizer", None)
+    countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
+    # A Router has several tokenizers, one for each route, but only one as its attribute.
+    countable = countable and not hasattr(module, "sub_modules")
+    if countable and "message" in getattr(module, "modality_config", ()):
+        raise ConfigError(_CHAT_TEMPLATE)
+    if not countable:
+        msg = (
+            f"The first module of the model is {type(module).__name__}, whose tokens safe_embed "
+            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding."
+        )
+        raise ConfigError(msg)
+    if hasattr(tokenizer, "model_input_names"):
+        _check_padding(tokenizer)
+
+
+def _check_padding(tokenizer: Any) -> None:
+    """Raise ConfigError if a tokenizer has no padding token; upstream cannot use it either."""
+    padding = getattr(tokenizer, "pad_token_id", None)
+    if padding is not None and padding >= 0:
+        return
+    kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
+    other = next((name for name in kinds if getattr(tokenizer, name, None)), None)
+    value = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
+    raise ConfigError(
+        f"The tokenizer, {type(tokenizer).__name__}, has no padding token, which is needed for "
+        "batches of texts of different lengths. Set it in a function that loads the model:\n"
+        "def load():\n"
+        "    model = SentenceTransformer(...)\n"
+        f"    model.tokenizer.pad_token = model.{value}\n"
+        "    return model\n"
+        "encoder = SafeEncoder(load)\n"
+        "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
+        "上のように、モデルを読み込む関数の中で pad_token を設定してください。"
+    )

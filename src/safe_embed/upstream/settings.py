@@ -79,6 +79,7 @@ class ModelFacts:
             (dimension,); ``None`` where there are none.
         positions: Tokens that it has positions for; ``None`` for any number.
         identity: What its files are known by.
+        task_limits: See :func:`safe_embed.upstream.attributes.task_limits`.
     """
 
     settings: ModelSettings
@@ -92,6 +93,7 @@ class ModelFacts:
     canary: FloatArray | None = field(default=None, repr=False)
     positions: int | None = None
     identity: Identity = field(default_factory=Identity)
+    task_limits: dict[str | None, int] = field(default_factory=dict)
 
 
 class ModelState:
@@ -128,7 +130,21 @@ class ModelState:
     @property
     def limit_tokens(self) -> float | None:
         """Tokens that the model reads of one chunk: as it is set, and as it has positions."""
-        return least(self.settings.max_seq_length, self.facts.positions)
+        return self.limit_of_task(None)
+
+    def limit_of_task(self, task: Any) -> float | None:
+        """Tell how many tokens the model reads of one chunk for a task.
+
+        Args:
+            task: Such as ``"query"``; ``None`` for none.
+
+        Returns:
+            The limit; ``None`` for any number.
+        """
+        limits = self.facts.task_limits
+        default = limits.get(None, self.settings.max_seq_length)
+        known = task if isinstance(task, str) else None
+        return least(limits.get(known, default), self.facts.positions)
 
     @property
     def device(self) -> str:

@@ -17,13 +17,13 @@ from safe_embed.upstream.attributes import stated_limit
 from safe_embed.upstream.bfloat16 import try_bfloat16
 from safe_embed.upstream.files import Fingerprint, Identity, files_changed, mark_of, marks_below
 from safe_embed.upstream.kinds import (
+    check_module,
     refuse_other_files,
     refuse_other_kinds,
     refuse_what_is_no_model,
     refuse_what_needs_arguments,
 )
 from safe_embed.upstream.patches import is_commit, kept, snapshot_of, uncycle
-from safe_embed.upstream.tokenizer import check_module
 
 if TYPE_CHECKING:
     from sentence_transformers import (

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from safe_embed.errors import ConfigError
-from safe_embed.types import Encoding
+from safe_embed.types import Encoding, Span
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +40,11 @@ class ModelReader:
     module: Any
     tokenizer: Any
     prompt: str = ""
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, prompt: str = "") -> Self:
+        """Read texts for a model; arguments as above, and the model instead of its first module."""
+        return cls(model[0], tokenizer, prompt)
 
     @property
     def overhead_tokens(self) -> int:
@@ -82,6 +86,11 @@ class ModelReader:
             encodings += self._encodings(self._tokenize(portion, special=True))
         return encodings
 
+    @property
+    def keeps_end(self) -> bool:
+        """Whether truncation keeps the end of a text, not its beginning."""
+        return getattr(self.tokenizer, "truncation_side", "right") == "left"
+
     def truncate(self, text: str, limit: int) -> tuple[Encoding, bool]:
         """Encode and truncate a text as upstream does, but tokenize only as much as needed.
 
@@ -92,33 +101,41 @@ class ModelReader:
         Returns:
             The encoding of at most *limit* tokens, and whether the text was truncated.
         """
-        head = text[: _HEAD_CHARS_PER_TOKEN * limit]
-        while len(whole := self.encode([head])[0]) <= limit and len(head) < len(text):
-            head = text[: 2 * len(head)]
-        if len(whole) <= limit:
-            return whole, False
-        truncated = self._tokenize([self._prepared(self.prompt + head)], special=True, limit=limit)
+        whole = self.prompt + text
+        chars = len(self.prompt) + _HEAD_CHARS_PER_TOKEN * limit
+        while True:
+            part = whole[-chars:] if self.keeps_end else whole[:chars]
+            [encoding] = self._encodings(self._tokenize([self._prepared(part)], special=True))
+            if len(encoding) > limit:
+                break
+            if len(part) == len(whole):
+                return encoding, False
+            chars *= 2
+        truncated = self._tokenize([self._prepared(part)], special=True, limit=limit)
         return self._encodings(truncated)[0], True
 
-    def kept_chars(self, text: str, limit: int) -> int:
-        """Find the longest beginning of a text that fits into a number of tokens.
+    def kept_span(self, text: str, limit: int) -> Span:
+        """Find the longest part of a text that truncation to a number of tokens keeps.
 
         Args:
             text: A text with more than *limit* tokens.
             limit: Largest number of tokens, special tokens and prompt included.
 
         Returns:
-            Length of this beginning in code points.
+            Its beginning, or its end if truncation keeps that; the prompt is dropped first then.
         """
+        reader = replace(self, prompt="") if self.keeps_end else self
 
         def size(chars: int) -> int:
-            return len(self.encode([text[:chars]])[0])
+            part = text[len(text) - chars :] if self.keeps_end else text[:chars]
+            return len(reader.encode([part])[0])
 
         high = _HEAD_CHARS_PER_TOKEN * limit
         while high < len(text) and size(high) <= limit:
             high *= 2
         lengths = range(min(high, len(text)) + 1)
-        return max(0, bisect_right(lengths, limit, key=size) - 1)
+        kept = max(0, bisect_right(lengths, limit, key=size) - 1)
+        return Span(len(text) - kept, len(text)) if self.keeps_end else Span(0, kept)
 
     def features(
         self, encodings: Sequence[Encoding], rows: int = 0, columns: int = 0
@@ -177,7 +194,7 @@ class ModelReader:
         """Return for each text a record with ``ids`` and ``type_ids``, cut to *limit* tokens."""
         if self._backend is None:
             return self._tokenize_slowly(texts, special=special, limit=limit)
-        _set_truncation(self._backend, limit)
+        _set_truncation(self._backend, limit, "left" if self.keeps_end else "right")
         special = special and not self._is_static
         records: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=special)
         return records
@@ -242,57 +259,12 @@ class _SlowRecord:
         return len(self.ids)
 
 
-def check_module(module: Any) -> None:
-    """Reject a model whose tokens cannot be counted.
-
-    Args:
-        module: The first module of the model.
-
-    Raises:
-        ConfigError: If it is neither a text Transformer nor a StaticEmbedding, or its tokenizer has
-            no padding token.
-    """
-    tokenizer = getattr(module, "tokenizer", None)
-    countable = hasattr(tokenizer, "model_input_names") or hasattr(tokenizer, "encode_batch_fast")
-    # A Router has several tokenizers, one for each route, but only one as its attribute.
-    countable = countable and not hasattr(module, "sub_modules")
-    if not countable or "message" in getattr(module, "modality_config", ()):
-        msg = (
-            f"The first module of the model is {type(module).__name__}, whose tokens safe_embed "
-            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding."
-        )
-        raise ConfigError(msg)
-    if hasattr(tokenizer, "model_input_names"):
-        _check_padding(tokenizer)
-
-
-def _check_padding(tokenizer: Any) -> None:
-    """Raise ConfigError if a tokenizer has no padding token; upstream cannot use it either."""
-    padding = getattr(tokenizer, "pad_token_id", None)
-    if padding is not None and padding >= 0:
-        return
-    kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
-    other = next((name for name in kinds if getattr(tokenizer, name, None)), None)
-    value = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
-    raise ConfigError(
-        f"The tokenizer, {type(tokenizer).__name__}, has no padding token, which is needed for "
-        "batches of texts of different lengths. Set it in a function that loads the model:\n"
-        "def load():\n"
-        "    model = SentenceTransformer(...)\n"
-        f"    model.tokenizer.pad_token = model.{value}\n"
-        "    return model\n"
-        "encoder = SafeEncoder(load)\n"
-        "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
-        "上のように、モデルを読み込む関数の中で pad_token を設定してください。"
-    )
-
-
-def _set_truncation(backend: Any, limit: int | None) -> None:
+def _set_truncation(backend: Any, limit: int | None, side: str) -> None:
     """Set the padding and truncation of a fast tokenizer, which upstream's calls leave changed."""
     if backend.padding is not None:
         backend.no_padding()
     if limit is not None:
-        backend.enable_truncation(limit)
+        backend.enable_truncation(limit, direction=side)
     elif backend.truncation is not None:
         backend.no_truncation()
 

@@ -57,6 +57,21 @@ class _Batch:
     asked: int = 0
 
 
+@dataclass(slots=True)
+class _Running:
+    """A model that threads run without padding.
+
+    Attributes:
+        attention: Its own attention implementation.
+        hooks: Handles of our hooks on its Transformer.
+        threads: How many threads run it.
+    """
+
+    attention: Any
+    hooks: tuple[Any, ...]
+    threads: int = 0
+
+
 class _Now(threading.local):
     """The batch of the current thread; other threads may run the same model with padding."""
 
@@ -64,8 +79,8 @@ class _Now(threading.local):
 
 
 _now = _Now()
-# id of a running model's configuration -> (its own attention implementation, number of threads).
-_users: dict[int, tuple[Any, int]] = {}
+# id of a running model's configuration -> what must be undone when the last thread has left it.
+_running: dict[int, _Running] = {}
 _changing = threading.Lock()
 
 
@@ -73,7 +88,7 @@ def _reset_after_fork() -> None:
     """Reset lock and counts in a forked child, where the threads that held them do not exist."""
     global _changing  # noqa: PLW0603 the old lock may be held by a thread of the parent
     _changing = threading.Lock()
-    _users.clear()
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -146,13 +161,12 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
         NotAskedError: If the model did not use the attention function of this module in each layer,
             or returned more than token vectors.
     """
-    _prepare(model[0])
     mask = features["attention_mask"].bool()
     lengths = mask.sum(dim=1).tolist()
     runs = [(len(list(same)), length) for length, same in groupby(lengths)]
     if fill := -sum(lengths) % STEP:
         runs.append((1, fill))
-    with _attending(model[0].auto_model.config):
+    with _attending(model[0]):
         _now.batch = _Batch(features, mask, runs)
         try:
             result: dict[str, Any] = model(features)
@@ -162,34 +176,42 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _attending(config: Any) -> Iterator[None]:
-    """Make a model use the attention function below, until the last thread has left the block."""
+def _attending(first: Any) -> Iterator[None]:
+    """Make a Transformer run a batch in one row, until the last thread has left the block.
+
+    Hooks and attention are set for that time only: the model may be a user's own, which is pickled,
+    copied or used elsewhere.
+    """
+    config = first.auto_model.config
     with _changing:
-        before, users = _users.get(id(config)) or (config._attn_implementation, 0)  # noqa: SLF001
-        _users[id(config)] = before, users + 1
-        # The public setter visits all modules, which is too slow for each batch.
-        config._attn_implementation = _NAME  # noqa: SLF001
+        running = _running.get(id(config)) or _begin(first, config)
+        running.threads += 1
     try:
         yield
     finally:
         with _changing:
-            before, users = _users.pop(id(config))
-            if users > 1:
-                _users[id(config)] = before, users - 1
-            else:
-                config._attn_implementation = before  # noqa: SLF001
+            running.threads -= 1
+            if not running.threads:
+                del _running[id(config)]
+                config._attn_implementation = running.attention  # noqa: SLF001
+                for hook in running.hooks:
+                    hook.remove()
 
 
-def _prepare(first: Any) -> None:
-    """Register the hooks below on a model's Transformer and the attention function, once."""
-    if _flatten in first._forward_pre_hooks.values():  # noqa: SLF001 a copied model has them too
-        return
+def _begin(first: Any, config: Any) -> _Running:
+    """Set our hooks and our attention on a Transformer."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
-    first.register_forward_pre_hook(_flatten)
-    first.register_forward_hook(_pad, prepend=True)  # hooks of others get padded output
+    hooks = (
+        first.register_forward_pre_hook(_flatten),
+        first.register_forward_hook(_pad, prepend=True),  # hooks of others get padded output
+    )
+    running = _running[id(config)] = _Running(config._attn_implementation, hooks)  # noqa: SLF001
+    # The public setter visits all modules, which is too slow for each batch.
+    config._attn_implementation = _NAME  # noqa: SLF001
+    return running
 
 
 def _flatten(first: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
