@@ -64,8 +64,8 @@ class SafeEncoder(DropIn):
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
         max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what
-            the model reads. More than that is refused. On a CPU, 512 is up to five times as fast
-            for the texts of a model that reads 8,192, and other calls wait less.
+            the model reads. More than that is refused. On a CPU, 512 is about twice as fast for
+            texts of 8,192 tokens, and other calls wait less.
         pooling: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
             (n_chunks, dimension) and their token counts (n_chunks,).
         on_long: What to do with a text that does not fit: ``"chunk"`` it, ``"truncate"`` it as

@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from safe_embed.batching import STEP
+from safe_embed.upstream.blocks import attend, feed_in_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 _TRANSFORMERS = "5"
 _NAME = "safe_embed_unpadded"
-# Queries that attention with a window computes at once.
-_BLOCK_TOKENS = 512
 # Modules of sentence-transformers that read only the token vectors and the padded input. A model
 # with any other module after its Transformer, such as a user's own, runs with padding.
 _READ_TOKENS = ("Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "WordWeights", "CNN")
@@ -63,12 +62,12 @@ class _Running:
 
     Attributes:
         attention: Its own attention implementation.
-        hooks: Handles of our hooks on its Transformer.
+        undo: Each takes away one of our hooks on its Transformer.
         threads: How many threads run it.
     """
 
     attention: Any
-    hooks: tuple[Any, ...]
+    undo: tuple[Callable[[], None], ...]
     threads: int = 0
 
 
@@ -166,7 +165,7 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
     runs = [(len(list(same)), length) for length, same in groupby(lengths)]
     if fill := -sum(lengths) % STEP:
         runs.append((1, fill))
-    with _attending(model[0]):
+    with _attending(model[0], sum(lengths)):
         _now.batch = _Batch(features, mask, runs)
         try:
             result: dict[str, Any] = model(features)
@@ -176,7 +175,7 @@ def forward(model: Any, features: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _attending(first: Any) -> Iterator[None]:
+def _attending(first: Any, tokens: int) -> Iterator[None]:
     """Make a Transformer run a batch in one row, until the last thread has left the block.
 
     Hooks and attention are set for that time only: the model may be a user's own, which is pickled,
@@ -184,7 +183,7 @@ def _attending(first: Any) -> Iterator[None]:
     """
     config = first.auto_model.config
     with _changing:
-        running = _running.get(id(config)) or _begin(first, config)
+        running = _running.get(id(config)) or _begin(first, config, tokens)
         running.threads += 1
     try:
         yield
@@ -194,21 +193,23 @@ def _attending(first: Any) -> Iterator[None]:
             if not running.threads:
                 del _running[id(config)]
                 config._attn_implementation = running.attention  # noqa: SLF001
-                for hook in running.hooks:
-                    hook.remove()
+                for undo in running.undo:
+                    undo()
 
 
-def _begin(first: Any, config: Any) -> _Running:
+def _begin(first: Any, config: Any, tokens: int) -> _Running:
     """Set our hooks and our attention on a Transformer."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
-    hooks = (
-        first.register_forward_pre_hook(_flatten),
-        first.register_forward_hook(_pad, prepend=True),  # hooks of others get padded output
+    undo = (
+        first.register_forward_pre_hook(_flatten).remove,
+        # Hooks of others get padded output.
+        first.register_forward_hook(_pad, prepend=True).remove,
+        *feed_in_blocks(first.auto_model, tokens),
     )
-    running = _running[id(config)] = _Running(config._attn_implementation, hooks)  # noqa: SLF001
+    running = _running[id(config)] = _Running(config._attn_implementation, undo)  # noqa: SLF001
     # The public setter visits all modules, which is too slow for each batch.
     config._attn_implementation = _NAME  # noqa: SLF001
     return running
@@ -306,40 +307,7 @@ def _attention(
             states[0, :, start:end].reshape(states.shape[1], count, length, -1).transpose(0, 1)
             for states in (query, key, value)
         ]
-        out = _attend(partial(sdpa, module, **options), rows, options.get("sliding_window"))
+        out = attend(partial(sdpa, module, **options), rows, options.get("sliding_window"))
         parts.append(out.flatten(0, 1))
         start = end
     return torch.cat(parts)[None], None
-
-
-def _attend(
-    sdpa: Callable[..., tuple[torch.Tensor, None]], states: list[torch.Tensor], reach: int | None
-) -> torch.Tensor:
-    """Compute attention within chunks of one length, in blocks of queries if it has a window.
-
-    A block sees only the keys that its window reaches, so that no mask of length x length is
-    needed: for 8,190 tokens that would take 268 MB in float32.
-
-    Args:
-        sdpa: Attention of query, key, value and mask.
-        states: Query, key and value, each of shape (n, heads, length, width).
-        reach: Tokens fewer than this apart attend to each other; ``None`` for all.
-
-    Returns:
-        The output, shape (n, length, heads, width).
-    """
-    import torch
-
-    query, key, value = states
-    length = query.shape[2]
-    if reach is None or length <= reach:
-        return sdpa(query, key, value, None)[0]
-    outputs = []
-    for start in range(0, length, _BLOCK_TOKENS):
-        end = min(start + _BLOCK_TOKENS, length)
-        first, last = max(0, start - reach + 1), min(length, end + reach - 1)
-        apart = torch.arange(start, end)[:, None] - torch.arange(first, last)
-        mask = (apart.abs() < reach)[None, None]
-        seen = slice(first, last)
-        outputs.append(sdpa(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask)[0])
-    return torch.cat(outputs, dim=1)
