@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -143,9 +144,8 @@ class SafeEncoder(DropIn):
         """
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
-        return await drive_async(
-            encode_steps(self.backend, encode_arguments(inputs, *args, **kwargs))
-        )
+        options = replace(encode_arguments(inputs, *args, **kwargs), method="aencode")
+        return await drive_async(encode_steps(self.backend, options))
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:
@@ -208,6 +208,7 @@ class SafeEncoder(DropIn):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             model_kwargs=kwargs,
+            method="encode_chunks",
         )
         texts, _ = check_texts(inputs)
         request = request_of(options, texts, self.backend.model)
@@ -266,6 +267,7 @@ class SafeEncoder(DropIn):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             model_kwargs=kwargs,
+            method="encode_stream",
         )
         request = partial(request_of, options, [], self.backend.model)
         request()

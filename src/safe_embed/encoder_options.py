@@ -16,12 +16,23 @@ from safe_embed.memory.combinators import printed
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.offline.cache import OFFLINE, model_path
+from safe_embed.options import ENCODE_ARGUMENTS
 from safe_embed.pooling import Pooling, PoolingFunction, resolve_pooling
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
+from safe_embed.upstream.arguments import refuse_unknown_names
 from safe_embed.upstream.source import ModelSource
-from safe_embed.validation import check_choice, check_device, check_positive, check_processes
+from safe_embed.validation import (
+    check_choice,
+    check_device,
+    check_name,
+    check_positive,
+    check_processes,
+    check_prompts,
+)
+
+_PASSED_ON = "sentence_transformer_options"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +73,19 @@ class EncoderOptions:
         return cls(**{known.name: arguments[known.name] for known in fields(cls)})
 
     def __post_init__(self) -> None:
+        options = self.sentence_transformer_options
+        own = (known.name for known in fields(self) if known.name != _PASSED_ON)
+        refuse_unknown_names(options, own, ENCODE_ARGUMENTS)
+        check_positive("truncate_dim", options.get("truncate_dim"))
+        check_prompts("prompts", options.get("prompts") or {})
+        check_name("default_prompt_name", options.get("default_prompt_name"))
         check_choice("on_long", self.on_long, get_args(OnLong))
         check_choice("chunks", self.chunks, get_args(Mode))
         check_choice("dtype", self.dtype, ("auto", None))
         check_choice("isolation", self.isolation, ("none", "process"))
         check_positive("workers", self.workers)
         check_processes(self.isolation, self.workers, self.devices, self.timeout_seconds)
-        check_device("device", self.sentence_transformer_options.get("device"))
+        check_device("device", options.get("device"))
         check_positive("max_chunk_tokens", self.max_chunk_tokens)
         check_positive("max_batch_tokens", self.max_batch_tokens)
         if self.on_long == "truncate" and self.chunks == "spans":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from safe_embed.errors import ConfigError, InvalidTextError
+from safe_embed.errors import ConfigError, InvalidTextError, both
 from safe_embed.foreign import is_stop, is_word, shown, told
 
 # Limits of one portion of a stream: characters in all, and number of texts.
@@ -91,8 +91,74 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise ConfigError(msg)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any, *, or_none: bool = True) -> None:
     """Check that an argument is a positive integer or ``None``.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Value of the argument.
+        or_none: Whether ``None`` is allowed.
+
+    Raises:
+        ConfigError: If *value* is anything else.
+    """
+    # numpy integers are accepted; bool is not, although it is an int.
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (is_number and value >= 1) and not (or_none and value is None):
+        raise ConfigError(
+            both(
+                f"{name} must be a positive integer, got {shown(value)}.",
+                f"{name} には1以上の整数を渡してください（渡された値: {shown(value)}）。",
+            )
+        )
+
+
+def check_prompt(name: str, value: Any) -> None:
+    """Check that a prompt is a text or ``None``.
+
+    Args:
+        name: What it is called in the message.
+        value: The prompt.
+
+    Raises:
+        ConfigError: If *value* is anything else, or has a lone surrogate.
+    """
+    if value is None or (isinstance(value, str) and _lone_surrogate(value) is None):
+        return
+    fault = "has a lone surrogate" if isinstance(value, str) else f"is {shown(value)}"
+    fault_ja = "単独のサロゲートを含みます" if isinstance(value, str) else f"{shown(value)} です"
+    raise ConfigError(
+        both(
+            f"{name} {fault}. Use a str such as 'query: ', or None.",
+            f"{name} が {fault_ja}。'query: ' のような str か None を渡してください。",
+        )
+    )
+
+
+def check_prompts(name: str, value: Any) -> None:
+    """Check that prompts are a dictionary of texts.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Name -> prompt; a prompt may be ``None``.
+
+    Raises:
+        ConfigError: If *value* is anything else.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(
+            both(
+                f"{name}={shown(value)} is not valid. Use a dict such as {{'query': 'query: '}}.",
+                f"{name}={shown(value)} は使えません。{{'query': 'query: '}} のような dict を"
+                "渡してください。",
+            )
+        )
+    for key, prompt in value.items():
+        check_prompt(f"{name}[{shown(key)}]", prompt)
+
+
+def check_name(name: str, value: Any) -> None:
+    """Check that the name of a prompt is a text or ``None``.
 
     Args:
         name: Name of the argument, for the message.
@@ -101,12 +167,14 @@ def check_positive(name: str, value: Any) -> None:
     Raises:
         ConfigError: If *value* is anything else.
     """
-    # numpy integers are accepted; bool is not, although it is an int.
-    if value is not None and (
-        not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
-    ):
-        msg = f"{name} must be a positive integer, got {shown(value)}."
-        raise ConfigError(msg)
+    if not isinstance(value, str | None):
+        raise ConfigError(
+            both(
+                f"{name}={shown(value)} is not the name of a prompt. Use a str, or None.",
+                f"{name}={shown(value)} はプロンプトの名前ではありません。str か None を"
+                "渡してください。",
+            )
+        )
 
 
 def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds: Any) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safe_embed.errors import ConfigError
-from safe_embed.foreign import called, listed
+from safe_embed.foreign import called, listed, suggested
+from safe_embed.upstream.arguments import unknown_names
 from safe_embed.upstream.attributes import stated_limit
 from safe_embed.upstream.bfloat16 import try_bfloat16
 from safe_embed.upstream.files import Fingerprint, Identity, files_changed, mark_of, marks_below
@@ -279,13 +280,11 @@ class ModelSource:
 
     def _check_options(self, kind: type) -> None:
         known = inspect.signature(kind).parameters
-        unknown = [name for name in self.options if name not in known]
+        # tokenizer_kwargs is in the signature of 5.x alone, but 6.x takes it by that name too.
+        names = [*list(known)[1:], "tokenizer_kwargs"]
+        unknown = [name for name in self.options if name not in names]
         if unknown:
-            msg = (
-                f"SafeEncoder has no argument {listed(unknown)}, and neither has the "
-                f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
-            )
-            raise ConfigError(msg)
+            raise ConfigError(unknown_names(unknown, suggested(unknown[0], names), names))
 
 
 class Loading:
