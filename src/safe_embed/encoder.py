@@ -76,8 +76,9 @@ class SafeEncoder(DropIn):
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
         reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
-            fresh tokenizer, a fresh model. The default suits a worker without tuning; ``None``
-            leaves memory alone.
+            fresh tokenizer, a fresh model. A policy, or a size such as ``"200 MiB"`` for the growth
+            that is allowed. The default suits a worker without tuning; ``None`` leaves memory
+            alone.
         isolation: ``"process"`` keeps tokenizer and model in worker processes, which are replaced
             while they serve, and when they die; ``"none"`` on a thread of this one.
         workers: How many worker processes; they share the cores.
@@ -112,7 +113,7 @@ class SafeEncoder(DropIn):
         max_batch_tokens: int | None = None,
         few_shapes: bool | None = None,
         chunks: Mode = "packed",
-        reload: ReloadPolicy | Literal["default"] | None = "default",
+        reload: ReloadPolicy | str | None = "default",
         isolation: Literal["none", "process"] = "none",
         workers: int = 1,
         devices: Sequence[str] | None = None,

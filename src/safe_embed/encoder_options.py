@@ -51,7 +51,7 @@ class EncoderOptions:
     max_batch_tokens: int | None
     few_shapes: bool | None
     chunks: Mode
-    reload: ReloadPolicy | Literal["default"] | None
+    reload: ReloadPolicy | str | None
     isolation: Literal["none", "process"]
     workers: int
     devices: Sequence[str] | None
