@@ -22,6 +22,7 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
 from safe_embed.upstream.arguments import refuse_unknown_names
+from safe_embed.upstream.missing import noted
 from safe_embed.upstream.source import ModelSource
 from safe_embed.validation import (
     check_choice,
@@ -166,26 +167,33 @@ def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:
         ConfigError: If an option cannot work; nothing is loaded then, unless only the loaded model
             says how many tokens it reads.
     """
-    settings, source = options.settings, options.source
-    policy, hooks = options.policy(source), tuple(options.hooks)
+    source = options.source
+    policy = options.policy(source)
     options.check_limit(source.stated_limit)
-    backend: Backend
-    if options.isolation == "none":
-        backend = ThreadBackend(source, settings, policy, hooks, conditions)
-    else:
-        backend = WorkerPool(
-            source,
-            settings,
-            policy,
-            hooks,
-            conditions,
-            workers=options.workers,
-            devices=options.devices,
-            timeout_seconds=options.timeout_seconds,
-        )
+    with noted(source, OFFLINE):
+        backend = _backend_of(options, source, policy, conditions)
     try:
         options.check_limit(backend.model.limit_tokens)
     except ConfigError:
         backend.close()
         raise
     return backend
+
+
+def _backend_of(
+    options: EncoderOptions, source: ModelSource, policy: ReloadPolicy, conditions: Conditions
+) -> Backend:
+    """Make the backend, which loads the model."""
+    settings, hooks = options.settings, tuple(options.hooks)
+    if options.isolation == "none":
+        return ThreadBackend(source, settings, policy, hooks, conditions)
+    return WorkerPool(
+        source,
+        settings,
+        policy,
+        hooks,
+        conditions,
+        workers=options.workers,
+        devices=options.devices,
+        timeout_seconds=options.timeout_seconds,
+    )

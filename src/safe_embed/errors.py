@@ -104,10 +104,12 @@ class MissingExtraError(SafeEmbedError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'safe-embed[{extra}]'\n"
-            f"{feature} には {package!r} が必要です。次を実行してください: "
-            f"pip install 'safe-embed[{extra}]'"
+            both(
+                f"{feature} needs the package {package!r}, which is not installed. "
+                f"Install it with: pip install 'safe-embed[{extra}]'",
+                f"{feature} には {package!r} が必要です。次を実行してください: "
+                f"pip install 'safe-embed[{extra}]'",
+            )
         )
         self.extra = extra
 
