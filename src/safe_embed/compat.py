@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.backends.calls import wait_for
 from safe_embed.backends.interface import Backend
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import is_word, shown
 from safe_embed.inference.request import FetchTokenizer
 from safe_embed.memory.types import Stats
@@ -113,9 +113,10 @@ class DropIn:
     def similarity_fn_name(self, value: Any) -> None:
         # Upstream's own error would show a text that is no name, or the repr of an object.
         if not (value is None or isinstance(value, Enum) or is_word(value)):
-            msg = (
-                f"similarity_fn_name={shown(value)} is not known. Use 'cosine', 'dot', "
-                "'euclidean' or 'manhattan'."
+            names = "'cosine', 'dot', 'euclidean', 'manhattan'"
+            msg = both(
+                f"similarity_fn_name={shown(value)} is not known. Use one of {names}.",
+                f"similarity_fn_name={shown(value)} は使えません。{names} のどれかにしてください。",
             )
             raise ConfigError(msg)
         name = "cosine" if value is None else str(getattr(value, "value", value))

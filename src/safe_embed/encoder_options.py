@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
 from safe_embed.memory.combinators import printed
@@ -90,8 +90,10 @@ class EncoderOptions:
         check_positive("max_chunk_tokens", self.max_chunk_tokens)
         check_positive("max_batch_tokens", self.max_batch_tokens)
         if self.on_long == "truncate" and self.chunks == "spans":
-            msg = (
-                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
+            msg = both(
+                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one.",
+                "on_long='truncate' は文章の一つのチャンクだけを残し、chunks='spans' はたくさん"
+                "作ります。どちらか一方にしてください。",
             )
             raise ConfigError(msg)
 
@@ -129,9 +131,14 @@ class EncoderOptions:
         policy = default_policy() if self.reload == "default" else resolve_policy(self.reload)
         if source.is_loaded and names_model(policy):
             raise ConfigError(
-                f"reload={printed(policy)} asks for a new model, but the model was loaded "
-                "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, or "
-                "another policy."
+                both(
+                    f"reload={printed(policy)} asks for a new model, but the model was loaded "
+                    "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, "
+                    "or another policy.",
+                    f"reload={printed(policy)} はモデルの読み込み直しを求めますが、読み込み済みの"
+                    "モデルではできません。モデル名、フォルダー、ローダーのどれかか、ほかの"
+                    "ポリシーを渡してください。",
+                )
             )
         return policy
 
@@ -146,9 +153,11 @@ class EncoderOptions:
         """
         wanted = self.max_chunk_tokens
         if wanted is not None and limit_tokens is not None and wanted > limit_tokens:
-            msg = (
+            msg = both(
                 f"max_chunk_tokens={shown(wanted)} is more than the {limit_tokens:.0f} tokens that "
-                f"the model reads. Use {limit_tokens:.0f} or less, or None."
+                f"the model reads. Use {limit_tokens:.0f} or less, or None.",
+                f"max_chunk_tokens={shown(wanted)} は、モデルが読める {limit_tokens:.0f} トークンを"
+                f"超えています。{limit_tokens:.0f} 以下か None にしてください。",
             )
             raise ConfigError(msg)
 

@@ -19,7 +19,7 @@ from numbers import Integral, Real
 from operator import index
 from typing import Any, TypeVar
 
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError, both
 
 T = TypeVar("T")
 
@@ -171,10 +171,13 @@ def told(who: str, error: BaseException) -> str:
     Returns:
         The message: names *who* and the type of the exception, and says what to do.
     """
-    return (
-        f"{who} raised {type(_first(error)).__name__}, which is not an error: it would end or "
-        "cancel the code that calls the encoder. Return a result, pass a default value to next(), "
-        "or raise an error such as ValueError."
+    kind = type(_first(error)).__name__
+    return both(
+        f"{who} raised {kind}, which is not an error: it would end or cancel the code that calls "
+        "the encoder. Return a result, pass a default value to next(), or raise an error such as "
+        "ValueError.",
+        f"{who}: {kind} はエラーではなく、エンコーダーを呼ぶ側を終わらせます。結果を返すか、"
+        "next() に既定値を渡すか、ValueError などのエラーを出してください。",
     )
 
 

@@ -39,7 +39,11 @@ def check_texts(inputs: Any) -> tuple[list[str], bool]:
     if isinstance(inputs, bytes | bytearray | Mapping | set | frozenset) or not _is_flat_iterable(
         inputs
     ):
-        msg = f"inputs is {_kind(inputs)}. Pass a str, or a list of str.\n{_FIX_JA}"
+        kind = _kind(inputs)
+        msg = both(
+            f"inputs is {kind}. Pass a str, or a list of str.",
+            f"inputs が {kind} です。str か、str のリストを渡してください。",
+        )
         raise InvalidTextError(msg)
     return [check_text(text, index) for index, text in enumerate(_read(inputs))], False
 
@@ -60,16 +64,17 @@ def check_text(text: Any, index: int | None) -> str:
     """
     name = "inputs" if index is None else f"inputs[{index}]"
     if not isinstance(text, str):
-        msg = f"{name} is {_kind(text)}. {_FIX}\n{_FIX_JA}"
+        kind = _kind(text)
+        msg = both(f"{name} is {kind}. {_FIX}", f"{name} が {kind} です。{_FIX_JA}")
         raise InvalidTextError(msg, index)
     position = _lone_surrogate(text)
     if position is not None:
-        msg = (
+        msg = both(
             f"{name} has a lone surrogate (U+{ord(text[position]):04X}) at position "
             f"{position}: half a character, often from a wrong encoding. Read the text with the "
-            "right encoding, or pass text.encode('utf-8', 'replace').decode().\n"
-            f"{name} の位置 {position} に単独のサロゲートがあります。"
-            "正しい文字コードで読み直してください。"
+            "right encoding, or pass text.encode('utf-8', 'replace').decode().",
+            f"{name} の位置 {position} に単独のサロゲート（U+{ord(text[position]):04X}）が"
+            "あります。正しい文字コードで読み直してください。",
         )
         raise InvalidTextError(msg, index or 0, position)
     return str.__str__(text)  # unlike str(), which returns the name of a str Enum member
@@ -87,7 +92,11 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         ConfigError: If *value* is not among *choices*.
     """
     if value not in choices:
-        msg = f"{name}={shown(value)} is not known. Use one of {', '.join(map(repr, choices))}."
+        names = ", ".join(map(repr, choices))
+        msg = both(
+            f"{name}={shown(value)} is not known. Use one of {names}.",
+            f"{name}={shown(value)} は使えません。{names} のどれかにしてください。",
+        )
         raise ConfigError(msg)
 
 
@@ -193,19 +202,29 @@ def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds:
     about_processes = workers != 1 or devices is not None or timeout_seconds is not None
     if isolation == "none" and about_processes:
         raise ConfigError(
-            "workers, devices and timeout_seconds need worker processes. Add "
-            "isolation='process', or leave them out."
+            both(
+                "workers, devices and timeout_seconds need worker processes. Add "
+                "isolation='process', or leave them out.",
+                "workers、devices、timeout_seconds にはワーカープロセスが必要です。"
+                "isolation='process' を加えるか、外してください。",
+            )
         )
     named = isinstance(devices, list | tuple) and all(isinstance(name, str) for name in devices)
     if devices is not None and not (named and devices):
-        msg = f"devices={shown(devices)} is not valid. Use a list such as ['cuda:0', 'cuda:1']."
+        msg = both(
+            f"devices={shown(devices)} is not valid. Use a list such as ['cuda:0', 'cuda:1'].",
+            f"devices={shown(devices)} は使えません。['cuda:0', 'cuda:1'] のようなリストを"
+            "渡してください。",
+        )
         raise ConfigError(msg)
     check_device("devices", devices)
     if timeout_seconds is not None and not (
         isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf
     ):
-        msg = (
-            f"timeout_seconds={shown(timeout_seconds)} is not valid. Use a number above 0, or None."
+        given = f"timeout_seconds={shown(timeout_seconds)}"
+        msg = both(
+            f"{given} is not valid. Use a number above 0, or None.",
+            f"{given} は使えません。0より大きい数か None を渡してください。",
         )
         raise ConfigError(msg)
 
@@ -224,7 +243,11 @@ def check_device(name: str, device: Any) -> None:
     for item in device if isinstance(device, list | tuple) else [device]:
         is_name = is_word(item) or item == ""
         if not (is_name or isinstance(item, int | np.integer | None) or _is_torch_device(item)):
-            msg = f"{name}={shown(item)} is not a device. Use a name such as 'cpu' or 'cuda:0'."
+            msg = both(
+                f"{name}={shown(item)} is not a device. Use a name such as 'cpu' or 'cuda:0'.",
+                f"{name}={shown(item)} は装置の名前ではありません。'cpu' や 'cuda:0' を渡して"
+                "ください。",
+            )
             raise ConfigError(msg)
 
 

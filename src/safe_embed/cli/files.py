@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_embed.errors import InvalidTextError
+from safe_embed.errors import InvalidTextError, both
 
 # Control characters (U+009B too starts a terminal command), line separators, characters that change
 # the direction of text, and lone surrogates, which no encoding can write.
@@ -63,9 +63,10 @@ def read_text(path: Path | None, index: int | None = None) -> str:
     try:
         data = _read_bytes(path)
     except OSError as error:
-        msg = (
-            f"{name} cannot be read: {error.strerror}. Give a UTF-8 text file.\n"
-            f"{name_ja}を読めません。UTF-8 のテキストファイルを指定してください。"
+        msg = both(
+            f"{name} cannot be read: {error.strerror}. Give a UTF-8 text file.",
+            f"{name_ja}を読めません（{error.strerror}）。UTF-8 のテキストファイルを"
+            "指定してください。",
         )
         raise InvalidTextError(msg, index) from error
     body = data.removeprefix(codecs.BOM_UTF8)
@@ -74,9 +75,10 @@ def read_text(path: Path | None, index: int | None = None) -> str:
     except UnicodeDecodeError as error:
         position = len(data) - len(body) + error.start
         command = f"iconv -f {_guess_encoding(data)} -t UTF-8"
-        msg = (
-            f"{name} is not UTF-8 (byte {position}). Convert it: {command}.\n"
-            f"{name_ja}は UTF-8 ではありません。{command} などで変換してください。"
+        msg = both(
+            f"{name} is not UTF-8 (byte {position}). Convert it: {command}.",
+            f"{name_ja}は UTF-8 ではありません（{position} バイト目）。{command} などで変換して"
+            "ください。",
         )
         raise InvalidTextError(msg, index, position) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -119,9 +121,9 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     for index, path in enumerate(paths):
         text = read_text(path, index)
         if not text.strip():
-            msg = (
-                f"{shown(path)} contains no text. Give a UTF-8 text file.\n"
-                f"{shown(path)} には文章がありません。UTF-8 のテキストファイルを指定してください。"
+            msg = both(
+                f"{shown(path)} contains no text. Give a UTF-8 text file.",
+                f"{shown(path)} には文章がありません。UTF-8 のテキストファイルを指定してください。",
             )
             raise InvalidTextError(msg, index)
         documents.append(Document(path.name, text))

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.batching import batches
-from safe_embed.errors import TextTooLongError, WorkerError
+from safe_embed.errors import TextTooLongError, WorkerError, both
 from safe_embed.inference.request import (
     Call,
     Embed,
@@ -248,12 +248,13 @@ class Pipeline:
     def _refuse_long(self, inputs: Sequence[Any], asked: str, first: int = 0) -> None:
         long = _long(inputs, first)
         if long:
-            msg = (
+            msg = both(
                 f"{len(long)} of {len(inputs)} texts have more than the {self.budget_tokens} "
                 f"tokens of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten "
-                "them, or use on_long='chunk' and the default output_value.\n"
-                f"{len(long)} 件の文章が上限の {self.budget_tokens} トークンを超えています"
-                f"（番号 {_listed(long)}）。短くするか on_long='chunk' を使ってください。"
+                "them, or use on_long='chunk' and the default output_value.",
+                f"{len(inputs)} 件中 {len(long)} 件の文章が上限の {self.budget_tokens} トークンを"
+                f"超えています（番号 {_listed(long)}）。短くするか、on_long='chunk' と既定の "
+                "output_value を使ってください。",
             )
             raise TextTooLongError(msg, long)
 
@@ -267,7 +268,14 @@ def _single(task: Task, purpose: str) -> Flow[Any]:
     """Have one task done that has one item; *purpose* completes "before …" in the error."""
     [[value]] = yield Wave([task])
     if value is LOST:
-        raise WorkerError(f"Every worker process ended before {purpose}.")
+        raise WorkerError(
+            both(
+                f"Every worker process ended before {purpose}. Call it again; if it comes again, "
+                "look at the memory limit.",
+                "どのワーカープロセスも途中で終了しました。もう一度呼び、繰り返すならメモリの上限を"
+                "確かめてください。",
+            )
+        )
     return value
 
 
@@ -285,11 +293,11 @@ def _long(inputs: Sequence[Any], first: int) -> list[int]:
 
 
 def _lost_texts(lost: Sequence[int], results: Sequence[Any]) -> WorkerError:
-    msg = (
+    msg = both(
         f"No worker process survived {len(lost)} of the texts: inputs {_listed(lost)}. The "
-        "results of all others are in this error's .results; leave those texts out.\n"
+        "results of all others are in this error's .results; leave those texts out.",
         f"{len(lost)} 件の文章（番号 {_listed(lost)}）でワーカープロセスが異常終了しました。"
-        "ほかの結果はこの例外の .results にあります。"
+        "ほかの結果はこの例外の .results にあります。その文章を除いてください。",
     )
     return WorkerError(msg, lost, results)
 

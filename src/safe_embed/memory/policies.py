@@ -212,8 +212,13 @@ class MemoryAbove(CheckedPolicy):
 
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.share is None):
-            msg = f"bytes={shown(self.bytes)}, share={shown(self.share)}: give exactly one of them."
-            raise ConfigError(f"MemoryAbove: {msg}")
+            given = f"bytes={shown(self.bytes)}, share={shown(self.share)}"
+            raise ConfigError(
+                both(
+                    f"MemoryAbove: {given}: give exactly one of them.",
+                    f"MemoryAbove: {given}: どちらか一方だけを渡してください。",
+                )
+            )
         if self.bytes is not None:
             object.__setattr__(self, "bytes", parse_size(self.bytes))
         CheckedPolicy.__post_init__(self)

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from safe_embed.errors import ConfigError, TextTooLongError
+from safe_embed.errors import ConfigError, TextTooLongError, both
 from safe_embed.foreign import called
 from safe_embed.text.graphemes import (
     at_cluster_ends,
@@ -80,9 +80,12 @@ class Chunker:
         """
         room = budget - reader.overhead_tokens
         if room < 1:
-            msg = (
-                f"The prompt and the special tokens take {reader.overhead_tokens} of the {budget} "
-                "tokens that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens."
+            taken = reader.overhead_tokens
+            msg = both(
+                f"The prompt and the special tokens take {taken} of the {budget} tokens that a "
+                "chunk may have. Use a shorter prompt or a larger max_chunk_tokens.",
+                f"プロンプトと特殊トークンだけで、チャンクの {budget} トークンのうち {taken} を"
+                "使います。プロンプトを短くするか、max_chunk_tokens を大きくしてください。",
             )
             raise ConfigError(msg)
         job = _Job(texts, reader, budget, room, first_index)
@@ -205,9 +208,11 @@ class _Job:
         if not cuts:
             if chars == 1:
                 index = self.first_index + unit.text_index
-                msg = (
+                msg = both(
                     f"The character at position {start} of input {index} alone has more tokens "
-                    f"than the {self.room} that a chunk may hold. Use a larger max_chunk_tokens."
+                    f"than the {self.room} that a chunk may hold. Use a larger max_chunk_tokens.",
+                    f"入力 {index} の位置 {start} の一文字だけで、チャンクの {self.room} トークンを"
+                    "超えます。max_chunk_tokens を大きくしてください。",
                 )
                 raise TextTooLongError(msg, (index,))
             cuts = [start + chars // 2]

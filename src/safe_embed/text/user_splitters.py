@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import called, shown
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
 from safe_embed.types import Span
@@ -48,7 +48,10 @@ class RegexSplitter:
         if isinstance(
             compiled, str
         ):  # raised here, without re's own error, which holds the pattern
-            msg = f"pattern={shown(self.pattern)} is not a valid regular expression: {compiled}."
+            msg = both(
+                f"pattern={shown(self.pattern)} is not a valid regular expression: {compiled}.",
+                f"pattern={shown(self.pattern)} は正規表現として正しくありません（{compiled}）。",
+            )
             raise ConfigError(msg)
         object.__setattr__(self, "pattern", compiled)
 
@@ -123,16 +126,20 @@ class FunctionSplitter:
         for number, piece in enumerate(_items(self.function(text), "The splitter function")):
             start, end = self._locate(text, piece, last_end)
             if number - len(starts) > most_empty:
-                msg = (
+                msg = both(
                     f"The splitter function gave {number} pieces of a text of {len(text)} "
-                    "characters, most of them empty. It must give a finite number of pieces."
+                    "characters, most of them empty. It must give a finite number of pieces.",
+                    f"分割関数が {len(text)} 字から断片を {number} 個返し、ほとんどが空です。"
+                    "限りある個数にしてください。",
                 )
                 raise ConfigError(msg)
             if start < last_end or not start <= end <= len(text):
-                msg = (
+                msg = both(
                     f"The splitter function gave a piece (number {number}) that does not follow "
                     f"the one before it in the text of {len(text)} characters. A splitter must "
-                    "give unchanged pieces of the text, in order."
+                    "give unchanged pieces of the text, in order.",
+                    f"分割関数の返した断片（{number} 番）が、{len(text)} 字の文章の中で前の断片に"
+                    "続いていません。文章の断片を、変えずに、順に返してください。",
                 )
                 raise ConfigError(msg)
             if start < end:
@@ -149,9 +156,11 @@ class FunctionSplitter:
             return start, start + len(piece)
         span = _span_of(piece)
         if span is None:
-            msg = (
+            msg = both(
                 f"The splitter function gave {type(piece).__name__}. It must give the pieces of "
-                "the text as str, or (start, end) pairs of int."
+                "the text as str, or (start, end) pairs of int.",
+                f"分割関数が {type(piece).__name__} を返しました。文章の断片（str）か、整数の組 "
+                "(start, end) を返してください。",
             )
             raise ConfigError(msg)
         return span
@@ -177,17 +186,22 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
     for given in _items(spans, name):
         span = _span_of(given)
         if span is None:
-            msg = (
-                f"{name} gave span {len(checked)} as {type(given).__name__}. It must be a "
-                "(start, end) pair of int. A function that gives the pieces can be passed as it is."
+            msg = both(
+                f"{name} gave span {len(checked)} as {type(given).__name__}. It must be a (start, "
+                "end) pair of int. A function that gives the pieces can be passed as it is.",
+                f"{name} の {len(checked)} 番の範囲が {type(given).__name__} です。整数の組 "
+                "(start, end) を返してください。断片を返す関数なら、そのまま渡せます。",
             )
             raise ConfigError(msg)
         start, end = span
         if start != last_end or end <= start:
-            msg = (
+            msg = both(
                 f"{name} gave span {len(checked)} as ({shown(start)}, {shown(end)}) where a span "
                 f"that starts at {last_end} is needed. Spans must tile the text: each starts where "
-                "the previous one ends, and none is empty."
+                "the previous one ends, and none is empty.",
+                f"{name} の {len(checked)} 番の範囲が ({shown(start)}, {shown(end)}) ですが、"
+                f"{last_end} から始まらなければなりません。範囲は隙間も重なりもなく並べ、"
+                "空にしないでください。",
             )
             raise ConfigError(msg)
         checked.append(span)
@@ -195,9 +209,11 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
         if last_end > len(text):
             break
     if last_end != len(text):
-        msg = (
+        msg = both(
             f"{name} gave spans up to {shown(last_end)} for a text of {len(text)} characters. "
-            "Spans must cover the whole text."
+            "Spans must cover the whole text.",
+            f"{name} の範囲が {len(text)} 字の文章の {shown(last_end)} で終わっています。"
+            "文章全体を覆ってください。",
         )
         raise ConfigError(msg)
     return checked
@@ -208,8 +224,11 @@ def _items(result: Any, name: str) -> Iterator[Any]:
     try:
         return iter(result)
     except TypeError:
-        msg = (
-            f"{name} gave {type(result).__name__}. It must give a (start, end) pair for each piece."
+        msg = both(
+            f"{name} gave {type(result).__name__}. It must give a (start, end) pair for each "
+            "piece.",
+            f"{name} が {type(result).__name__} を返しました。断片ごとに (start, end) の組を"
+            "返してください。",
         )
         raise ConfigError(msg) from None
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 
 
 class _Use(NamedTuple):
@@ -125,7 +125,7 @@ def refuse_other_kinds(model: object, *, loader: bool = False) -> None:
         if loader
         else ("model is", f"model に {kind.__name__} が渡されました。")
     )
-    raise ConfigError(f"{given} {name}, which {english}.\n{given_ja}{japanese}")
+    raise ConfigError(both(f"{given} {name}, which {english}.", f"{given_ja}{japanese}"))
 
 
 def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
@@ -152,12 +152,12 @@ def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
             if param.default is param.empty
             and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         ]
-        msg = (
+        msg = both(
             f"model is {name!r}, a callable that requires {', '.join(required)}. A loader "
             "must work without arguments. Pass a function without arguments that returns a "
-            "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.\n"
-            f"{name!r} は引数なしでは呼べません。引数なしで SentenceTransformer を返す関数"
-            "（functools.partial など）か、SentenceTransformer を渡してください。"
+            "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.",
+            f"{name!r} には引数 {', '.join(required)} が必要です。引数なしで SentenceTransformer を"
+            "返す関数（functools.partial など）か、SentenceTransformer を渡してください。",
         )
         raise ConfigError(msg) from None
 
@@ -175,14 +175,19 @@ def refuse_what_is_no_model(model: object, *, loader: bool = False) -> NoReturn:
     name = type(model).__name__
     if not loader:
         raise ConfigError(
-            f"model is {_with_article(name)}. Pass a SentenceTransformer or the name of a model.\n"
-            f"model に {name} が渡されました。SentenceTransformer かモデル名を渡してください。"
+            both(
+                f"model is {_with_article(name)}. Pass a SentenceTransformer or a model's name.",
+                f"model に {name} が渡されました。SentenceTransformer かモデル名を渡してください。",
+            )
         )
     is_name = isinstance(model, str | os.PathLike)
     hint = " To load a model by its name, pass the name instead of a loader." if is_name else ""
     raise ConfigError(
-        f"The loader returned {_with_article(name)}. It must return a SentenceTransformer.{hint}\n"
-        f"ローダーが {name} を返しました。SentenceTransformer を返してください。"
+        both(
+            f"The loader returned {_with_article(name)}. It must return a SentenceTransformer."
+            f"{hint}",
+            f"ローダーが {name} を返しました。SentenceTransformer を返してください。",
+        )
     )
 
 
@@ -215,8 +220,10 @@ def refuse_other_files(spec: str, options: Mapping[str, Any]) -> None:
     if use is not None:
         english, japanese = use
         raise ConfigError(
-            f"{spec!r} holds {_with_article(name)}, which {english}.\n"
-            f"{spec!r} は {name} です。{japanese}"
+            both(
+                f"{spec!r} holds {_with_article(name)}, which {english}.",
+                f"{spec!r} は {name} です。{japanese}",
+            )
         )
 
 

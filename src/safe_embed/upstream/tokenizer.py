@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.types import Encoding
 
 if TYPE_CHECKING:
@@ -257,9 +257,11 @@ def check_module(module: Any) -> None:
     # A Router has several tokenizers, one for each route, but only one as its attribute.
     countable = countable and not hasattr(module, "sub_modules")
     if not countable or "message" in getattr(module, "modality_config", ()):
-        msg = (
+        msg = both(
             f"The first module of the model is {type(module).__name__}, whose tokens safe_embed "
-            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding."
+            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding.",
+            f"モデルの先頭のモジュール {type(module).__name__} では、トークンを数えられません。"
+            "Transformer か StaticEmbedding で始まるモデルを使ってください。",
         )
         raise ConfigError(msg)
     if hasattr(tokenizer, "model_input_names"):
@@ -274,17 +276,19 @@ def _check_padding(tokenizer: Any) -> None:
     kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
     other = next((name for name in kinds if getattr(tokenizer, name, None)), None)
     value = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
-    raise ConfigError(
+    msg = both(
         f"The tokenizer, {type(tokenizer).__name__}, has no padding token, which is needed for "
         "batches of texts of different lengths. Set it in a function that loads the model:\n"
         "def load():\n"
         "    model = SentenceTransformer(...)\n"
         f"    model.tokenizer.pad_token = model.{value}\n"
         "    return model\n"
-        "encoder = SafeEncoder(load)\n"
-        "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
-        "上のように、モデルを読み込む関数の中で pad_token を設定してください。"
+        "encoder = SafeEncoder(load)",
+        f"トークナイザー {type(tokenizer).__name__} にパディングトークンがないので、長さの違う"
+        "文章をまとめて処理できません。上のように、モデルを読み込む関数の中で pad_token を設定して"
+        "ください。",
     )
+    raise ConfigError(msg)
 
 
 def _set_truncation(backend: Any, limit: int | None) -> None:
