@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safe_embed import errors
+import models
+from safe_embed import Event, SafeEncoder, Stats, errors
 from safe_embed.errors import MissingExtraError, SafeEmbedError, both
+from safe_embed.memory import MemorySample, Rung, WorkerState
+from safe_embed.memory.event_log import log_event
+
+MIB = 2**20
 
 SOURCE = Path(__file__).parent.parent / "src" / "safe_embed"
 MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")}
@@ -142,3 +151,72 @@ def test_a_missing_extra_is_told_in_both_languages() -> None:
 def test_english_comes_first() -> None:
     """One line after the other."""
     assert "one\n一" == both("one", "一")
+
+
+# --- What is printed ----------------------------------------------------------------------------
+
+
+def sample(held: int | None, seconds: float, **sizes: int) -> MemorySample:
+    """A measurement, so many seconds after now."""
+    return MemorySample(time.monotonic() + seconds, rss_anon_bytes=held, **sizes)
+
+
+def seconds_in(text: str) -> float:
+    """The seconds since the start that a text tells."""
+    [found] = re.findall(r"at ([\d,]+\.\d) s", text)
+    return float(found.replace(",", ""))
+
+
+def test_a_measurement_is_printed_for_people() -> None:
+    """Sizes in MiB; seconds since the start, not since the machine was switched on."""
+    used = {"peak_bytes": 900 * MIB, "limit_bytes": 2048 * MIB, "limit_used_bytes": 1024 * MIB}
+    printed = repr(sample(700 * MIB, 5000, **used))
+    assert "holds 700 MiB, peak 900 MiB, 1,024 MiB of 2,048 MiB used" in printed
+    assert 5000 <= seconds_in(printed) < 5000 + 3600
+    assert "holds -, peak -" in repr(sample(None, 0))
+
+
+def test_an_event_is_printed_as_the_log_tells_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Both sizes in MiB, the duration, and when it was."""
+    event = Event("remedy", "why", Rung.MODEL, sample(700 * MIB, 0), sample(None, 100), 1.25)
+    with caplog.at_level(logging.INFO, "safe_embed"):
+        log_event(event)
+    [record] = caplog.records
+    assert record.getMessage().startswith("MODEL: remedy (why), held 700 MiB -> - in 1.250 s, at ")
+    assert record.getMessage() in repr(event)
+    assert seconds_in(str(event)) >= 100
+    failed = replace(event, kind="failed", error="OSError")
+    assert " in 1.250 s, OSError, at " in str(failed)
+
+
+def test_stats_are_printed_for_people() -> None:
+    """One line, whatever there was: the events are counted."""
+    event = Event("remedy", "why", Rung.TRIM, sample(1, 0), sample(1, 0), 0.1)
+    now, warm = sample(750 * MIB, 0), sample(700 * MIB, 0)
+    stats = Stats(1234, 56789, 10**6, 12, 3, now, warm, (event,) * 100)
+    printed = repr(stats)
+    assert "1,234 calls, 56,789 texts, 1,000,000 tokens and 12 of padding, 3 reloads" in printed
+    assert "100 events; holds 750 MiB (+50 MiB)" in printed
+    assert len(printed.splitlines()) == 1
+    assert "workers" not in printed
+    assert "holds 750 MiB>" in repr(replace(stats, baseline=None))
+    assert ", 2 workers;" in repr(replace(stats, workers=(WorkerState(1, now, warm),) * 2))
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_an_encoder_is_printed_for_people(isolation: Any, tmp_path: Path) -> None:
+    """Model, dimension, limit, type and device; and that it is closed."""
+    models.small().save(str(tmp_path))
+    with SafeEncoder(tmp_path, isolation=isolation, device="cpu") as encoder:
+        limit = encoder.max_seq_length
+        expected = f"SafeEncoder({str(tmp_path)!r}, 32 dimensions, {limit} tokens, float32 on cpu)"
+        assert expected == repr(encoder)
+    assert f"SafeEncoder({str(tmp_path)!r}, closed)" == repr(encoder)
+
+
+def test_an_encoder_of_a_loaded_model_names_its_type() -> None:
+    """And shows nothing of what was passed."""
+    with SafeEncoder(models.small(), reload=None) as encoder:
+        assert repr(encoder).startswith("SafeEncoder(<SentenceTransformer")
+    with SafeEncoder(models.small, reload=None) as encoder:
+        assert repr(encoder).startswith("SafeEncoder(<function>, ")

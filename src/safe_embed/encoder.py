@@ -12,7 +12,7 @@ import numpy as np
 
 from safe_embed.backends.calls import drive, drive_async, wait_for
 from safe_embed.compat import DropIn
-from safe_embed.encoder_options import EncoderOptions, start_backend
+from safe_embed.encoder_options import EncoderOptions, described, start_backend
 from safe_embed.encoding import encode_steps
 from safe_embed.errors import WorkerError
 from safe_embed.inference.request import (
@@ -101,6 +101,7 @@ class SafeEncoder(DropIn):
 
     # What supervisor and backend take as given; a subclass may exchange it, in a test.
     conditions: ClassVar[Conditions] = Conditions()
+    _name = "…"  # of the model, for people
 
     def __init__(
         self,
@@ -122,8 +123,13 @@ class SafeEncoder(DropIn):
         dtype: Literal["auto"] | None = None,
         **sentence_transformer_options: Any,
     ) -> None:
-        # By the names above.
-        self.backend = start_backend(EncoderOptions.of(locals()), self.conditions)
+        options = EncoderOptions.of(locals())  # by the names above
+        self.backend = start_backend(options, self.conditions)
+        self._name = options.model_name
+
+    def __repr__(self) -> str:
+        """Model, and what is known of it, as long as the encoder is open."""
+        return f"{type(self).__name__}({self._name}, {described(self.backend)})"
 
     @takes(encode_arguments, documented=True)
     def encode(self, options: EncodeOptions) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -9,7 +11,7 @@ from typing import Any, Literal, get_args
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
-from safe_embed.errors import ConfigError, both
+from safe_embed.errors import ConfigError, SafeEmbedError, both
 from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
 from safe_embed.memory.combinators import printed
@@ -110,6 +112,12 @@ class EncoderOptions:
         )
 
     @property
+    def model_name(self) -> str:
+        """The model as people know it: a name or a folder, or the type of what else was passed."""
+        is_name = isinstance(self.model, str | os.PathLike)
+        return repr(os.fspath(self.model)) if is_name else shown(self.model)
+
+    @property
     def source(self) -> ModelSource:
         """Where the model comes from."""
         packaged = isinstance(self.model, str) and self.model == OFFLINE
@@ -206,3 +214,22 @@ def _backend_of(
         devices=options.devices,
         timeout_seconds=options.timeout_seconds,
     )
+
+
+def described(backend: Backend) -> str:
+    """Say what is known of a model, for people.
+
+    Args:
+        backend: Holds the model.
+
+    Returns:
+        Dimension, largest input, device and type; ``"closed"`` if the backend is closed.
+    """
+    try:
+        model = backend.model
+    except SafeEmbedError:
+        return "closed"
+    limit = model.limit_tokens
+    tokens = "any number of tokens" if limit in (None, math.inf) else f"{limit:,.0f} tokens"
+    dtype = model.dtype.removeprefix("torch.")
+    return f"{model.dimension} dimensions, {tokens}, {dtype} on {model.device}"

@@ -282,7 +282,7 @@ def _figures(
 ) -> list[str]:
     """Return the lines of counts, speed in tokens per second, and memory in MiB."""
     chunks = sum(len(document.spans) for document in indexed)
-    memory = ["-" if size is None else format_mib(size) for size in (loaded, after)]
+    memory = [format_mib(size) for size in (loaded, after)]
     return [
         f"文書 documents: {len(indexed)}   断片 chunks: {chunks}   速さ tokens/s: {rate:,.0f}",
         f"メモリ RssAnon: 読み込み後 after the load {memory[0]} → 終了時 at the end {memory[1]}",

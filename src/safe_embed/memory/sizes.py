@@ -71,13 +71,13 @@ def format_size(size: int) -> int | str:
     return size if scale == 1 else f"{size // scale} {unit}"
 
 
-def format_mib(size: float) -> str:
+def format_mib(size: float | None) -> str:
     """Format a size in MiB for messages.
 
     Args:
-        size: In bytes.
+        size: In bytes; ``None`` if it is not known.
 
     Returns:
-        A string such as ``"1,024 MiB"``.
+        A string such as ``"1,024 MiB"``; ``"-"`` for ``None``.
     """
-    return f"{size / 2**20:,.0f} MiB"
+    return "-" if size is None else f"{size / 2**20:,.0f} MiB"

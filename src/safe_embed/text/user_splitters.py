@@ -138,8 +138,8 @@ class FunctionSplitter:
                     f"The splitter function gave a piece (number {number}) that does not follow "
                     f"the one before it in the text of {len(text)} characters. A splitter must "
                     "give unchanged pieces of the text, in order.",
-                    f"分割関数の返した断片（{number} 番）が、{len(text)} 字の文章の中で前の断片に"
-                    "続いていません。文章の断片を、変えずに、順に返してください。",
+                    f"分割関数が返した {number} 番が、{len(text)} 字で前から続いていません。"
+                    "断片を、変えずに、順に返してください。",
                 )
                 raise ConfigError(msg)
             if start < end:

@@ -24,6 +24,7 @@ from safe_embed.backends.process.replacement import Replacement, Replacements
 from safe_embed.backends.process.slots import Slot, WorkerSpec, ended_early, no_worker_error
 from safe_embed.backends.process.worker_handle import WorkerHandle
 from safe_embed.errors import ReloadError
+from safe_embed.memory.event_log import log_event
 from safe_embed.memory.ladder import BelowNeed
 from safe_embed.memory.types import Event, Reason, Rung
 from safe_embed.upstream.same_model import difference
@@ -326,8 +327,8 @@ class Workers:
         text, before = replacement.reason.text, replacement.before
         if replacement.is_drained:
             text += "; no room for two, so that calls waited"
-        logger.info("PROCESS: remedy (%s) in %.3f s", text, seconds)
         event = Event("remedy", text, Rung.PROCESS, before, worker.sample, seconds)
+        log_event(event)
         self._listener.event(event)
 
     def _report_death(self, worker: WorkerHandle) -> None:
