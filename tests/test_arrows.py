@@ -52,6 +52,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "jobs": ALL,
     "integrations": ALL,
     "cli": ALL,
+    "__main__": frozenset({"cli"}),
 }
 
 # Library -> the room that alone may import it.

@@ -9,12 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import safe_embed
 from safe_embed.cli import app as cli
+from safe_embed.cli.demo import Hit, Question, is_answered, prepared_questions, read_manual
+from safe_embed.types import Span
 
 TEXT = "春が来た。花が咲く。\n鳥が鳴く。"
 ROWS = [(0, 5, "春が来た。"), (5, 11, "花が咲く。\n"), (11, 16, "鳥が鳴く。")]
@@ -241,3 +245,89 @@ def test_wrong_arguments_are_named_as_they_are(arguments: list[str], run: Run) -
     assert "[/x]" in done.err
     assert "☺" not in done.err
     assert "😄" not in done.err
+
+
+@pytest.mark.parametrize("command", [MAIN, [sys.executable, "-m", "safe_embed"]])
+def test_the_version_is_printed(command: list[str]) -> None:
+    """The script and the module are the same command."""
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert (0, f"safe-embed {safe_embed.__version__}\n", "") == tuple(vars(done).values())[1:]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["split", "--help"], ["demo", "--help"], ["split", "--levle"]]
+)
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_nothing_wraps_in_a_pipe(arguments: list[str], columns: str) -> None:
+    """Help and errors have the same lines, however narrow the terminal is that is not there."""
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    narrow, wide = (
+        run([*MAIN, *arguments], env={**os.environ, "COLUMNS": width}) for width in (columns, "999")
+    )
+    assert wide.stdout + wide.stderr
+    assert (wide.stdout, wide.stderr) == (narrow.stdout, narrow.stderr)
+
+
+@pytest.mark.parametrize("level", ["paragraph", "sentence", "clause"])
+def test_a_level_of_morphemes_is_refused(level: str, run: Run) -> None:
+    """It would have no effect: the message says so in both languages."""
+    done = run("split", "--splitter", "morphemes", "--level", level, stdin=TEXT.encode())
+    assert (2, "") == (done.status, done.out)
+    assert "--level is for --splitter punctuation" in done.err
+    assert "--level を外してください" in done.err
+    assert ROWS[0] != rows(run("split", "--json", "--splitter", "morphemes", stdin=TEXT.encode()))
+
+
+def test_each_prepared_question_has_its_answer_in_the_manual() -> None:
+    """Once, and where a truncated embedding does not read."""
+    pages = read_manual()
+    questions = prepared_questions(pages)
+    assert 8 == len(questions)
+    for question in questions:
+        assert question.span is not None
+        text = pages[question.document or 0].text
+        assert 1 == text.count(text[slice(*question.span)])
+        assert question.span.start > 1200
+
+
+@pytest.mark.parametrize(
+    ("document", "span", "expected"),
+    [
+        (1, (0, 10), False),
+        (1, (0, 11), True),
+        (1, (12, 14), True),
+        (1, (5, 90), True),
+        (1, (19, 30), True),
+        (1, (20, 30), False),
+        (0, (10, 20), False),
+    ],
+)
+def test_a_passage_answers_if_it_overlaps_the_answer(
+    document: int, span: tuple[int, int], *, expected: bool
+) -> None:
+    """In the same document; a question whose answer nobody knows has no verdict."""
+    hit = Hit(document, Span(*span), 0.9)
+    assert expected == is_answered(Question("どこ？", 1, Span(10, 20)), hit)
+    assert is_answered(Question("どこ？"), hit) is None
+
+
+@pytest.mark.model
+@pytest.mark.usefixtures("offline_model_path")
+def test_the_demo_says_which_way_was_right(run: Run, tmp_path: Path) -> None:
+    """A mark for each way and a total where answers are known; one line a passage in a pipe."""
+    path = tmp_path / "rules.txt"
+    late = "図書館の休館日は毎週月曜日と年末年始の六日間で、電話での予約は受け付けておりません。"
+    sentences = [f"{number}番目の春が来て、庭の花が咲いた。" for number in range(100)]
+    sentences[72] = late  # the longest of those that a question is taken from
+    path.write_text("".join(sentences), encoding="utf-8")
+    done = run("demo", path)
+    assert 0 == done.status
+    assert "1 / 1   truncated 0 / 1" in done.out
+    lines = done.out.splitlines()
+    assert any(line.startswith("✓ safe_embed") for line in lines)
+    assert any(line.startswith("✗ truncated") for line in lines)
+    assert any(late in line for line in lines[1:])
+    own = run("demo", path, "--question", "休館日はいつですか")
+    assert 0 == own.status
+    assert not set("✓✗") & set(own.out)
+    assert "right" not in own.out

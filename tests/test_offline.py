@@ -309,7 +309,7 @@ def test_a_link_as_model_folder_is_refused(
 def test_a_cache_that_cannot_be_made_is_a_clear_error(tiny: Path, tmp_path: Path) -> None:
     """A file in the way is named, and so is the remedy."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cache_dir"):
+    with pytest.raises(ConfigError, match="SAFE_EMBED_CACHE"):
         offline.model_path(cache_dir=tmp_path / "file" / "cache")
 
 
@@ -360,10 +360,104 @@ def test_a_failed_build_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr("safe_embed.offline.model_folder.write_folder", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space") as caught:
             offline.model_path(cache_dir=cache)
+    [note] = caught.value.__notes__
+    assert all("482 MB" in line and "SAFE_EMBED_CACHE" in line for line in note.split("\n"))
     assert ["building.lock"] == [path.name for path in cache.iterdir()]
     assert (offline.model_path(cache_dir=cache) / "config.json").is_file()
+
+
+def test_the_files_of_a_model_are_those_that_are_checked(tiny: Path, cache: Path) -> None:
+    """All of them, but for the card."""
+    folder = offline.model_path(cache_dir=cache)
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written - {"README.md"} == set(offline.MODEL_FILES)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "last byte", "gone"])
+@pytest.mark.parametrize("name", offline.MODEL_FILES)
+def test_a_damaged_model_folder_has_a_cure_that_works(
+    tiny: Path, cache: Path, name: str, damage: str
+) -> None:
+    """The file is named in both languages; what the message says to type is enough."""
+    folder = offline.model_path(cache_dir=cache)
+    path = folder / name
+    data = path.read_bytes().rstrip()
+    kept = {"empty": 0, "half": len(data) // 2, "last byte": len(data) - 1}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[: kept[damage]])
+    with pytest.raises(ConfigError, match=f"{name} in .* is missing or incomplete") as caught:
+        offline.model_path(cache_dir=cache)
+    english, japanese = str(caught.value).split("\n")
+    assert "壊れています" in japanese
+    assert english.partition(": rm -r ")[2] == japanese.partition(": rm -r ")[2] == str(folder)
+    subprocess.run(["/bin/sh", "-c", english[english.index("rm -r") :]], check=True)
+    assert folder == offline.model_path(cache_dir=cache)
+
+
+def test_an_emptied_model_folder_is_damaged(tiny: Path, cache: Path) -> None:
+    """As some cleaners of caches leave it: folders without files."""
+    folder = offline.model_path(cache_dir=cache)
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    with pytest.raises(ConfigError, match="rm -r "):
+        offline.model_path(cache_dir=cache)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x" * 7, b"\xff" * 64, b"\x02" + b"\0" * 7 + b"{}", b"\x02" + b"\0" * 7 + b"[]"],
+)
+def test_weights_that_are_none_are_damaged(tiny: Path, cache: Path, content: bytes) -> None:
+    """Whatever stands in the file, it is our error."""
+    folder = offline.model_path(cache_dir=cache)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match="incomplete"):
+        offline.model_path(cache_dir=cache)
+
+
+def test_the_cache_can_be_moved(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an environment variable, which every message names as the cure."""
+    monkeypatch.setenv("SAFE_EMBED_CACHE", str(tmp_path / "elsewhere"))
+    assert tmp_path / "elsewhere" == offline.model_path().parent
+
+
+@pytest.mark.parametrize("fault", ["file", "lock"])
+def test_a_cache_that_cannot_be_written_has_a_cure_that_works(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The folder is named, and the variable; with that it works."""
+    cache = tmp_path / "cache"
+    if fault == "file":
+        cache.write_text("")
+        cache /= "below"
+    else:
+        (cache / "building.lock").mkdir(parents=True)
+        cache.chmod(0o700)
+    monkeypatch.setenv("SAFE_EMBED_CACHE", str(cache))
+    with pytest.raises(ConfigError, match=r"cannot be used: .*SAFE_EMBED_CACHE") as caught:
+        offline.model_path()
+    assert str(cache) in str(caught.value)
+    assert "環境変数 SAFE_EMBED_CACHE に別のフォルダーを設定してください" in str(caught.value)
+    monkeypatch.setenv("SAFE_EMBED_CACHE", str(tmp_path / "other"))
+    assert offline.model_path().is_dir()
+
+
+def test_the_first_build_says_so(tiny: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """How large, where, and how to move it, in both languages, without any configuration of logs."""
+    folder = offline.model_path(cache_dir=cache)
+    [record] = caplog.records
+    assert logging.WARNING == record.levelno
+    for line in record.getMessage().split("\n"):
+        assert all(word in line for word in (str(folder), "482 MB", "SAFE_EMBED_CACHE"))
+    caplog.clear()
+    offline.model_path(cache_dir=cache)
+    assert [] == caplog.records
 
 
 # --- The source -----------------------------------------------------------------------------------

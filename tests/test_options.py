@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +21,15 @@ from safe_embed.encoding import encode_steps
 from safe_embed.errors import ConfigError
 from safe_embed.inference.request import Embed, EmbedChunks, EmbedRaw, Pool
 from safe_embed.options import EncodeOptions, encode, for_task, request_of
+from safe_embed.upstream.arguments import ARGUMENTS
 
 METHODS = ("encode", "encode_query", "encode_document")
 TEXTS = ["春", "夏"]
+
+
+def is_japanese(error: BaseException) -> bool:
+    """Whether a message has a Japanese line after the English one."""
+    return re.search("\n.*[ぁ-ん]", str(error)) is not None
 
 
 @pytest.fixture
@@ -190,6 +200,170 @@ def test_mistakes_never_reach_the_backend(
     with pytest.raises(ConfigError):
         mistake(encoder)
     assert [] == backend.calls
+
+
+# Each is refused whatever way the call takes.
+wrong_values: dict[str, list[Any]] = {
+    "prompt": [3, b"query: ", ["query: "], {"query": "q"}, np.str_, "\ud800"],
+    "prompt_name": [3, b"query", ["query"], ("query",), object()],
+    "batch_size": [None, 0, -1, 2.0, "32", True, [32]],
+    "truncate_dim": [0, -1, 2.0, "256", True, [2]],
+}
+
+
+@pytest.mark.parametrize("name", wrong_values)
+@pytest.mark.parametrize(
+    "method",
+    ["encode", "encode_query", "encode_document", "encode_chunks", "encode_stream", "aencode"],
+)
+def test_wrong_types_never_reach_the_backend(
+    encoder: SafeEncoder, backend: FakeBackend, method: str, name: str
+) -> None:
+    """The message names the argument, in both languages; nothing was computed."""
+    for value in wrong_values[name]:
+        with pytest.raises(ConfigError, match=f"^{name}[ =].*\n{name}[ =]") as caught:
+            asyncio.run(getattr(encoder, method)(TEXTS, **{name: value}))
+        assert is_japanese(caught.value)
+    assert [] == backend.calls
+
+
+@pytest.mark.parametrize("value", [3, "query: ", ["query: "], {3: "q"}, {"query": 3}, {"q": b"q"}])
+def test_prompts_are_a_dictionary_of_texts(
+    encoder: SafeEncoder, value: Any, tmp_path: Path
+) -> None:
+    """Where they are set, where an encoder is made, and where they were changed in place."""
+    with pytest.raises(ConfigError, match=r"^prompts"):
+        encoder.prompts = value
+    with pytest.raises(ConfigError, match=r"^prompts"):
+        SafeEncoder(tmp_path, prompts=value)
+
+
+def test_a_prompt_that_was_changed_in_place_is_checked_too(
+    encoder: SafeEncoder, backend: FakeBackend
+) -> None:
+    """The dictionary is the user's own."""
+    encoder.prompts["odd"] = 3
+    with pytest.raises(ConfigError, match=r"^prompts\['odd'\] is 3"):
+        encoder.encode(TEXTS, prompt_name="odd")
+    encoder.prompts["none"] = None
+    assert (2, DIMENSION) == encoder.encode(TEXTS, prompt_name="none").shape
+    assert 1 == len(backend.calls)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, "256", True])
+def test_a_dimension_is_a_positive_integer(
+    encoder: SafeEncoder, value: Any, tmp_path: Path
+) -> None:
+    """Where it is set, in a block, and where an encoder is made."""
+    with pytest.raises(ConfigError, match=r"^truncate_dim must"):
+        encoder.truncate_dim = value
+    with (
+        pytest.raises(ConfigError, match=r"^truncate_dim must"),
+        encoder.truncate_embeddings(value),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"^truncate_dim must"):
+        SafeEncoder(tmp_path, truncate_dim=value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("normalise_embeddings", "Did you mean 'normalize_embeddings'?"),
+        ("normalize", "Did you mean 'normalize_embeddings'?"),
+        ("promptName", "Did you mean 'prompt_name'?"),
+        ("batchsize", "Did you mean 'batch_size'?"),
+        ("truncate_dims", "Did you mean 'truncate_dim'?"),
+        ("max_chunk_tokens", "Pass it to SafeEncoder(…)."),
+        ("pooling", "Pass it to SafeEncoder(…)."),
+        ("max_chunk_token", "Did you mean 'max_chunk_tokens'?"),
+    ],
+)
+@pytest.mark.parametrize(
+    "method",
+    ["encode", "encode_query", "encode_document", "encode_chunks", "encode_stream", "aencode"],
+)
+def test_a_wrong_name_is_told_by_the_method_that_was_called(
+    encoder: SafeEncoder, backend: FakeBackend, method: str, given: str, meant: str
+) -> None:
+    """It says what was probably meant."""
+    with pytest.raises(ConfigError, match=f"^{method} has no argument '{given}'") as caught:
+        asyncio.run(getattr(encoder, method)(TEXTS, **{given: 1}))
+    assert meant in str(caught.value)
+    assert f"\n{method} に '{given}' という引数はなく" in str(caught.value)
+    assert [] == backend.calls
+
+
+def test_an_argument_of_encode_alone_is_told(encoder: SafeEncoder) -> None:
+    """What encode has, and the method that was called does not."""
+    with pytest.raises(
+        ConfigError, match=r"^encode_chunks has no argument 'precision'.*Only encode"
+    ):
+        encoder.encode_chunks(TEXTS, precision="int8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_missing_argument_is_told_by_the_method_that_was_called(
+    encoder: SafeEncoder, name: str
+) -> None:
+    """As any function would; and so are too many."""
+    with pytest.raises(TypeError, match=rf"^{name}\(\) missing a required argument: 'inputs'"):
+        getattr(encoder, name)()
+    with pytest.raises(TypeError, match=rf"^{name}\(\) too many positional arguments"):
+        getattr(encoder, name)(TEXTS, *[None] * 20)
+
+
+WRONG_NAMES = """
+import sys
+from safe_embed import SafeEncoder
+try:
+    SafeEncoder("nobody/nothing", **{sys.argv[1]: 1})
+except ValueError as error:
+    print(error, not {"torch", "sentence_transformers", "transformers"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("max_chunk_token", "Did you mean 'max_chunk_tokens'?"),
+        ("spliter", "Did you mean 'splitter'?"),
+        ("trust_remote_codes", "Did you mean 'trust_remote_code'?"),
+        ("onLong", "Did you mean 'on_long'?"),
+        ("normalize_embeddings", "is an argument of encode"),
+        ("zzz", "has no argument 'zzz'"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_torch_is_imported(given: str, expected: str) -> None:
+    """It takes seconds; the arguments of SafeEncoder are listed before those of upstream."""
+    told = subprocess.run(
+        [sys.executable, "-c", WRONG_NAMES, given], capture_output=True, text=True, check=True
+    ).stdout
+    assert expected in told
+    assert "引数" in told
+    assert told.endswith("True\n")
+    if "encode" not in expected:
+        assert told.index("max_chunk_tokens, ") < told.index("cache_folder")
+
+
+def test_the_names_that_are_passed_on_are_those_of_upstream() -> None:
+    """Every argument of the installed SentenceTransformer, and no invented one."""
+    from sentence_transformers import SentenceTransformer
+
+    theirs = set(inspect.signature(SentenceTransformer).parameters)
+    older_or_newer = {"tokenizer_kwargs", "processor_kwargs"}
+    own = {"model_name_or_path", "modules"}
+    assert theirs - own == set(ARGUMENTS) - (older_or_newer - theirs)
+
+
+def test_arguments_of_the_encoder_are_known_to_its_methods() -> None:
+    """A call that is given one says where it belongs."""
+    own = [*inspect.signature(SafeEncoder).parameters]
+    for name in [known for known in own if known not in {"model", "sentence_transformer_options"}]:
+        made = SafeEncoder.__new__(SafeEncoder)
+        made.backend = FakeBackend()
+        with pytest.raises(ConfigError, match="Pass it to SafeEncoder"):
+            made.encode(TEXTS, **{name: None})
 
 
 def test_options_are_frozen(backend: FakeBackend) -> None:

@@ -296,6 +296,21 @@ def test_or_fires_when_one_does_and_and_when_both_do(a: Any, b: Any, used: Usage
     assert (a | b).reason(used) in {first, second}
 
 
+@pytest.mark.parametrize("size", ["200 MiB", "1 B", "1.5GB", "300MB", "2 GiB", "64 KiB"])
+def test_a_size_is_the_growth_that_is_allowed(size: str) -> None:
+    """reload="200 MiB" is MemoryGrowth("200 MiB")."""
+    assert MemoryGrowth(size) == resolve_policy(size)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "200", "0 MiB", "0.1 B", "200 mib", "-1 MiB", "never", 200.0]
+)
+def test_what_is_no_size_is_no_policy_either(wrong: object) -> None:
+    """The message names the forms that there are, in both languages."""
+    with pytest.raises(ConfigError, match=r"is not a policy.*'200 MiB'.*\n.*増加の上限"):
+        resolve_policy(wrong)  # type: ignore[arg-type] # that is what is tested
+
+
 @given(joined, usages)
 def test_never_is_the_neutral_element_of_or(policy: Any, used: Usage) -> None:
     """Or with Never changes nothing, and with Never is Never; a policy joined to itself is itself."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.backends.calls import wait_for
 from safe_embed.backends.interface import Backend
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import is_word, shown
 from safe_embed.inference.request import FetchTokenizer
 from safe_embed.memory.types import Stats
 from safe_embed.options import check_prompt_name
 from safe_embed.upstream.attributes import similarity_function, stop_pool
 from safe_embed.upstream.settings import ModelSettings
-from safe_embed.validation import check_device, check_positive
+from safe_embed.validation import check_device, check_positive, check_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +50,7 @@ class DropIn:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if value is None:
-            raise ConfigError("max_seq_length must be a positive integer, got None.")
-        check_positive("max_seq_length", value)
+        check_positive("max_seq_length", value, or_none=False)
         self.backend.configure(max_seq_length=value)
 
     @property
@@ -83,6 +81,7 @@ class DropIn:
 
     @prompts.setter
     def prompts(self, value: dict[str, Any]) -> None:
+        check_prompts("prompts", value)
         self.backend.configure(prompts=value)
 
     @property
@@ -102,6 +101,7 @@ class DropIn:
 
     @truncate_dim.setter
     def truncate_dim(self, value: int | None) -> None:
+        check_positive("truncate_dim", value)
         self.backend.configure(truncate_dim=value)
 
     @property
@@ -113,9 +113,10 @@ class DropIn:
     def similarity_fn_name(self, value: Any) -> None:
         # Upstream's own error would show a text that is no name, or the repr of an object.
         if not (value is None or isinstance(value, Enum) or is_word(value)):
-            msg = (
-                f"similarity_fn_name={shown(value)} is not known. Use 'cosine', 'dot', "
-                "'euclidean' or 'manhattan'."
+            names = "'cosine', 'dot', 'euclidean', 'manhattan'"
+            msg = both(
+                f"similarity_fn_name={shown(value)} is not known. Use one of {names}.",
+                f"similarity_fn_name={shown(value)} は使えません。{names} のどれかにしてください。",
             )
             raise ConfigError(msg)
         name = "cosine" if value is None else str(getattr(value, "value", value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from safe_embed.backends.calls import drive, drive_async, wait_for
 from safe_embed.compat import DropIn
-from safe_embed.encoder_options import EncoderOptions, start_backend
+from safe_embed.encoder_options import EncoderOptions, described, start_backend
 from safe_embed.encoding import encode_steps
 from safe_embed.errors import WorkerError
 from safe_embed.inference.request import (
@@ -76,8 +77,9 @@ class SafeEncoder(DropIn):
         chunks: ``"packed"`` fills chunks evenly up to the budget; ``"spans"`` makes one chunk of
             each span that the splitter gives, at any text length.
         reload: When memory must be given back, by whatever that takes: a trim, fresh caches, a
-            fresh tokenizer, a fresh model. The default suits a worker without tuning; ``None``
-            leaves memory alone.
+            fresh tokenizer, a fresh model. A policy, or a size such as ``"200 MiB"`` for the growth
+            that is allowed. The default suits a worker without tuning; ``None`` leaves memory
+            alone.
         isolation: ``"process"`` keeps tokenizer and model in worker processes, which are replaced
             while they serve, and when they die; ``"none"`` on a thread of this one.
         workers: How many worker processes; they share the cores.
@@ -100,6 +102,7 @@ class SafeEncoder(DropIn):
 
     # What supervisor and backend take as given; a subclass may exchange it, in a test.
     conditions: ClassVar[Conditions] = Conditions()
+    _name = "…"  # of the model, for people
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class SafeEncoder(DropIn):
         max_batch_tokens: int | None = None,
         few_shapes: bool | None = None,
         chunks: Mode = "packed",
-        reload: ReloadPolicy | Literal["default"] | None = "default",
+        reload: ReloadPolicy | str | None = "default",
         isolation: Literal["none", "process"] = "none",
         workers: int = 1,
         devices: Sequence[str] | None = None,
@@ -121,8 +124,13 @@ class SafeEncoder(DropIn):
         dtype: Literal["auto"] | None = None,
         **sentence_transformer_options: Any,
     ) -> None:
-        # By the names above.
-        self.backend = start_backend(EncoderOptions.of(locals()), self.conditions)
+        options = EncoderOptions.of(locals())  # by the names above
+        self.backend = start_backend(options, self.conditions)
+        self._name = options.model_name
+
+    def __repr__(self) -> str:
+        """Model, and what is known of it, as long as the encoder is open."""
+        return f"{type(self).__name__}({self._name}, {described(self.backend)})"
 
     @takes(encode_arguments, documented=True)
     def encode(self, options: EncodeOptions) -> Any:
@@ -144,9 +152,8 @@ class SafeEncoder(DropIn):
         """
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
-        return await drive_async(
-            encode_steps(self.backend, encode_arguments(inputs, *args, **kwargs))
-        )
+        options = replace(encode_arguments(inputs, *args, **kwargs), method="aencode")
+        return await drive_async(encode_steps(self.backend, options))
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:
@@ -214,6 +221,7 @@ class SafeEncoder(DropIn):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             model_kwargs=kwargs,
+            method="encode_chunks",
         )
         texts, _ = check_texts(inputs)
         request = request_of(options, texts, self.backend.model)
@@ -273,6 +281,7 @@ class SafeEncoder(DropIn):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             model_kwargs=kwargs,
+            method="encode_stream",
         )
         request = partial(request_of, options, [], self.backend.model)
         request()

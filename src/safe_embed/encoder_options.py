@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -9,24 +11,32 @@ from typing import Any, Literal, get_args
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, SafeEmbedError, both
+from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
 from safe_embed.memory.combinators import printed
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.offline.cache import OFFLINE, model_path
+from safe_embed.options import ENCODE_ARGUMENTS
 from safe_embed.pooling import Pooling, PoolingFunction, resolve_pooling
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
+from safe_embed.upstream.arguments import refuse_unknown_names
+from safe_embed.upstream.missing import noted
 from safe_embed.upstream.source import ModelSource
 from safe_embed.validation import (
     check_choice,
     check_device,
     check_limit,
+    check_name,
     check_positive,
     check_processes,
+    check_prompts,
 )
+
+_PASSED_ON = "sentence_transformer_options"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +55,7 @@ class EncoderOptions:
     max_batch_tokens: int | None
     few_shapes: bool | None
     chunks: Mode
-    reload: ReloadPolicy | Literal["default"] | None
+    reload: ReloadPolicy | str | None
     isolation: Literal["none", "process"]
     workers: int
     devices: Sequence[str] | None
@@ -67,18 +77,26 @@ class EncoderOptions:
         return cls(**{known.name: arguments[known.name] for known in fields(cls)})
 
     def __post_init__(self) -> None:
+        options = self.sentence_transformer_options
+        own = (known.name for known in fields(self) if known.name != _PASSED_ON)
+        refuse_unknown_names(options, own, ENCODE_ARGUMENTS)
+        check_positive("truncate_dim", options.get("truncate_dim"))
+        check_prompts("prompts", options.get("prompts") or {})
+        check_name("default_prompt_name", options.get("default_prompt_name"))
         check_choice("on_long", self.on_long, get_args(OnLong))
         check_choice("chunks", self.chunks, get_args(Mode))
         check_choice("dtype", self.dtype, ("auto", None))
         check_choice("isolation", self.isolation, ("none", "process"))
         check_positive("workers", self.workers)
         check_processes(self.isolation, self.workers, self.devices, self.timeout_seconds)
-        check_device("device", self.sentence_transformer_options.get("device"))
+        check_device("device", options.get("device"))
         check_limit(self.max_chunk_tokens, None)
         check_positive("max_batch_tokens", self.max_batch_tokens)
         if self.on_long == "truncate" and self.chunks == "spans":
-            msg = (
-                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one."
+            msg = both(
+                "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one.",
+                "on_long='truncate' は文章の一つのチャンクだけを残し、chunks='spans' はたくさん"
+                "作ります。どちらか一方にしてください。",
             )
             raise ConfigError(msg)
 
@@ -93,6 +111,12 @@ class EncoderOptions:
             self.max_batch_tokens,
             self.few_shapes,
         )
+
+    @property
+    def model_name(self) -> str:
+        """The model as people know it: a name or a folder, or the type of what else was passed."""
+        is_name = isinstance(self.model, str | os.PathLike)
+        return repr(os.fspath(self.model)) if is_name else shown(self.model)
 
     @property
     def source(self) -> ModelSource:
@@ -116,9 +140,14 @@ class EncoderOptions:
         policy = default_policy() if self.reload == "default" else resolve_policy(self.reload)
         if source.is_loaded and names_model(policy):
             raise ConfigError(
-                f"reload={printed(policy)} asks for a new model, but the model was loaded "
-                "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, or "
-                "another policy."
+                both(
+                    f"reload={printed(policy)} asks for a new model, but the model was loaded "
+                    "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, "
+                    "or another policy.",
+                    f"reload={printed(policy)} はモデルの読み込み直しを求めますが、読み込み済みの"
+                    "モデルではできません。モデル名、フォルダー、ローダーのどれかか、ほかの"
+                    "ポリシーを渡してください。",
+                )
             )
         return policy
 
@@ -137,26 +166,52 @@ def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:
         ConfigError: If an option cannot work; nothing is loaded then, unless only the loaded model
             says how many tokens it reads.
     """
-    settings, source = options.settings, options.source
-    policy, hooks = options.policy(source), tuple(options.hooks)
+    source = options.source
+    policy = options.policy(source)
     check_limit(options.max_chunk_tokens, source.stated_limit)
-    backend: Backend
-    if options.isolation == "none":
-        backend = ThreadBackend(source, settings, policy, hooks, conditions)
-    else:
-        backend = WorkerPool(
-            source,
-            settings,
-            policy,
-            hooks,
-            conditions,
-            workers=options.workers,
-            devices=options.devices,
-            timeout_seconds=options.timeout_seconds,
-        )
+    with noted(source, OFFLINE):
+        backend = _backend_of(options, source, policy, conditions)
     try:
         check_limit(options.max_chunk_tokens, backend.model.limit_tokens)
     except ConfigError:
         backend.close()
         raise
     return backend
+
+
+def _backend_of(
+    options: EncoderOptions, source: ModelSource, policy: ReloadPolicy, conditions: Conditions
+) -> Backend:
+    """Make the backend, which loads the model."""
+    settings, hooks = options.settings, tuple(options.hooks)
+    if options.isolation == "none":
+        return ThreadBackend(source, settings, policy, hooks, conditions)
+    return WorkerPool(
+        source,
+        settings,
+        policy,
+        hooks,
+        conditions,
+        workers=options.workers,
+        devices=options.devices,
+        timeout_seconds=options.timeout_seconds,
+    )
+
+
+def described(backend: Backend) -> str:
+    """Say what is known of a model, for people.
+
+    Args:
+        backend: Holds the model.
+
+    Returns:
+        Dimension, largest input, device and type; ``"closed"`` if the backend is closed.
+    """
+    try:
+        model = backend.model
+    except SafeEmbedError:
+        return "closed"
+    limit = model.limit_tokens
+    tokens = "any number of tokens" if limit in (None, math.inf) else f"{limit:,.0f} tokens"
+    dtype = model.dtype.removeprefix("torch.")
+    return f"{model.dimension} dimensions, {tokens}, {dtype} on {model.device}"

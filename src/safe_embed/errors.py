@@ -12,7 +12,8 @@ so that existing code such as ``except ValueError`` keeps working::
     ├── ReloadError          (RuntimeError)  a model or tokenizer could not be reloaded
     └── WorkerError          (RuntimeError)  the encoder is closed, or its worker has failed
 
-A message says what was given, what is needed and what to type. It never holds the user's text.
+A message says what was given, what is needed and what to type, in English and in Japanese. It never
+holds the user's text.
 Exceptions of sentence-transformers, transformers and torch pass through unwrapped.
 """
 
@@ -20,6 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+
+def both(english: str, japanese: str) -> str:
+    """Write a message in both languages.
+
+    Args:
+        english: What is wrong and what to do.
+        japanese: The same.
+
+    Returns:
+        One after the other, each on lines of its own.
+    """
+    return f"{english}\n{japanese}"
 
 
 class SafeEmbedError(Exception):
@@ -90,10 +104,12 @@ class MissingExtraError(SafeEmbedError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'safe-embed[{extra}]'\n"
-            f"{feature} には {package!r} が必要です。次を実行してください: "
-            f"pip install 'safe-embed[{extra}]'"
+            both(
+                f"{feature} needs the package {package!r}, which is not installed. "
+                f"Install it with: pip install 'safe-embed[{extra}]'",
+                f"{feature} には {package!r} が必要です。次を実行してください: "
+                f"pip install 'safe-embed[{extra}]'",
+            )
         )
         self.extra = extra
 

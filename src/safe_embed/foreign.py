@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral, Real
 from operator import index
 from typing import Any, TypeVar
 
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError, both
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,23}")
 # Up to 7 punctuation marks cannot be a text: "[", "*.*".
 _MARKS = re.compile(r"[!-/:-@\[-`{-~]{0,7}")
 _LARGEST_SHOWN = 10**20
+# What is longer is a text; comparing takes time with the square of the length.
+_LONGEST_NAME = 64
 
 
 def is_word(value: object) -> bool:
@@ -80,6 +83,27 @@ def listed(names: Iterable[object]) -> str:
         Each value as :func:`shown` formats it, separated by commas.
     """
     return ", ".join(map(shown, names))
+
+
+def suggested(name: object, known: Iterable[object]) -> str | None:
+    """Find the name that was probably meant.
+
+    >>> suggested("max_chunk_token", ["splitter", "max_chunk_tokens"])
+    'max_chunk_tokens'
+
+    Args:
+        name: An unknown name, or any other value.
+        known: The names that exist; of two that are equally near, the earlier counts.
+
+    Returns:
+        The nearest of them; ``None`` if none is near.
+    """
+    names = [each for each in known if isinstance(each, str)]
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return None
+    lower = {each.lower(): each for each in reversed(names)}
+    near = get_close_matches(name.lower().replace("-", "_"), lower, n=1)
+    return lower[near[0]] if near else None
 
 
 def called(who: str, function: Callable[..., T], /, *args: Any, here: bool = False) -> T:
@@ -147,10 +171,13 @@ def told(who: str, error: BaseException) -> str:
     Returns:
         The message: names *who* and the type of the exception, and says what to do.
     """
-    return (
-        f"{who} raised {type(_first(error)).__name__}, which is not an error: it would end or "
-        "cancel the code that calls the encoder. Return a result, pass a default value to next(), "
-        "or raise an error such as ValueError."
+    kind = type(_first(error)).__name__
+    return both(
+        f"{who} raised {kind}, which is not an error: it would end or cancel the code that calls "
+        "the encoder. Return a result, pass a default value to next(), or raise an error such as "
+        "ValueError.",
+        f"{who}: {kind} はエラーではなく、エンコーダーを呼ぶ側を終わらせます。結果を返すか、"
+        "next() に既定値を渡すか、ValueError などのエラーを出してください。",
     )
 
 

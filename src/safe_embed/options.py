@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from safe_embed.errors import ConfigError
-from safe_embed.foreign import is_word, listed, shown
+from safe_embed.errors import ConfigError, both
+from safe_embed.foreign import is_word, listed, shown, suggested
 from safe_embed.inference.request import Pool, Request
 from safe_embed.types import FloatArray
 from safe_embed.upstream.settings import ModelSettings, ModelState
-from safe_embed.validation import check_device, check_positive
+from safe_embed.validation import check_device, check_name, check_positive, check_prompt
 from safe_embed.vectors import Precision, truncate_and_normalize
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class EncodeOptions:
     pool: dict[str, Any] | None = None
     chunk_size: int | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "encode"  # that was called, for messages
 
     @property
     def is_elsewhere(self) -> bool:
@@ -122,6 +123,9 @@ def encode(
     return EncodeOptions(model_kwargs=arguments.pop("kwargs"), **arguments)
 
 
+ENCODE_ARGUMENTS = tuple(inspect.signature(encode).parameters)[:-1]
+
+
 def takes(
     declaration: Callable[P, EncodeOptions], *, documented: bool = False
 ) -> Callable[[Callable[[Any, EncodeOptions], T]], Callable[Concatenate[Any, P], T]]:
@@ -144,7 +148,12 @@ def takes(
         def wrapper(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
             if "sentences" in kwargs and "inputs" not in kwargs and not args:
                 kwargs["inputs"] = kwargs.pop("sentences")
-            return method(self, declaration(*args, **kwargs))
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{method.__name__}() {error}") from None
+            options = replace(declaration(*args, **kwargs), method=method.__name__)
+            return method(self, options)
 
         wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[own, *signature.parameters.values()], return_annotation=Any
@@ -190,9 +199,11 @@ def request_of(options: EncodeOptions, texts: Sequence[str], model: ModelState) 
     Raises:
         ConfigError: If an option cannot work.
     """
-    check_positive("batch_size", options.batch_size)
+    check_positive("batch_size", options.batch_size, or_none=False)
+    check_positive("truncate_dim", options.truncate_dim)
+    check_positive("chunk_size", options.chunk_size)
     check_device("device", options.device)
-    check_model_kwargs(model, options.model_kwargs)
+    check_model_kwargs(model, options)
     show = options.show_progress_bar
     if show is None:
         show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -222,13 +233,17 @@ def resolve_prompt(settings: ModelSettings, name: str | None, prompt: str | None
     Raises:
         ConfigError: If the model has no prompt of that name.
     """
+    check_prompt("prompt", prompt)
+    check_name("prompt_name", name)
     if prompt is not None:
         if name is not None:
             logger.warning("Both prompt and prompt_name were given; prompt_name is ignored.")
         return prompt
     name = settings.default_prompt_name if name is None else name
     check_prompt_name(settings, name)
-    return "" if name is None else settings.prompts[name] or ""
+    found = None if name is None else settings.prompts[name]
+    check_prompt(f"prompts[{shown(name)}]", found)
+    return found or ""
 
 
 def check_prompt_name(settings: ModelSettings, name: Any) -> None:
@@ -244,29 +259,61 @@ def check_prompt_name(settings: ModelSettings, name: Any) -> None:
     if name is None or (isinstance(name, str) and name in settings.prompts):
         return
     known = listed(settings.prompts) or "none"
-    msg = f"prompt_name={shown(name)} is not among the model's prompts. It has: {known}."
+    meant = suggested(name, settings.prompts)
+    hint, hint_ja = (
+        (f" Did you mean {shown(meant)}?", f"{shown(meant)} のことですか。") if meant else ("", "")
+    )
     if not is_word(name):
-        msg += (
-            " If it is a text, pass all texts as one list: encode([a, b]).\n"
-            "文章が複数あるときは、encode([a, b]) のように一つのリストで渡してください。"
+        hint = " If it is a text, pass all texts as one list: encode([a, b])."
+        hint_ja = "文章が複数あるときは、encode([a, b]) のように一つのリストで渡してください。"
+    raise ConfigError(
+        both(
+            f"prompt_name={shown(name)} is not among the model's prompts.{hint} It has: {known}.",
+            f"prompt_name={shown(name)} というプロンプトはモデルにありません。{hint_ja}"
+            f"モデルのプロンプト: {known}",
         )
-    raise ConfigError(msg)
+    )
 
 
-def check_model_kwargs(model: ModelState, kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that the forward of the model does not take.
+# Arguments of SafeEncoder that a call is sometimes given.
+_OF_THE_ENCODER = (
+    *("splitter", "max_chunk_tokens", "pooling", "on_long", "max_batch_tokens", "few_shapes"),
+    *("chunks", "reload", "isolation", "workers", "devices", "timeout_seconds", "hooks", "dtype"),
+)
+
+
+def check_model_kwargs(model: ModelState, options: EncodeOptions) -> None:
+    """Refuse arguments that neither a method nor the forward of the model takes.
 
     Args:
         model: What is known of the model.
-        kwargs: Arguments by name.
+        options: Of the call.
 
     Raises:
         ConfigError: If one is unknown.
     """
-    known = {*model.facts.model_kwargs, "task"}
-    if unknown := [name for name in kwargs if name not in known]:
-        msg = (
-            f"encode got arguments that this model does not use: {listed(unknown)}. "
-            f"It takes: {', '.join(sorted(known))}."
+    taken = sorted({*model.facts.model_kwargs, "task"})
+    unknown = [name for name in options.model_kwargs if name not in taken]
+    if not unknown:
+        return
+    method, given = options.method, listed(unknown)
+    hint, hint_ja = _hints(unknown[0], taken)
+    passed_on = listed(taken)
+    raise ConfigError(
+        both(
+            f"{method} has no argument {given}, and the model's forward has none.{hint} Besides "
+            f"its own arguments it takes what the model does: {passed_on}.",
+            f"{method} に {given} という引数はなく、モデルの forward にもありません。{hint_ja}"
+            f"{method} の引数のほかに、モデルの引数も渡せます: {passed_on}",
         )
-        raise ConfigError(msg)
+    )
+
+
+def _hints(name: str, taken: Sequence[str]) -> tuple[str, str]:
+    """Say what was probably meant by an unknown argument, in both languages."""
+    if name in _OF_THE_ENCODER:
+        return " Pass it to SafeEncoder(…).", "SafeEncoder(…) に渡してください。"
+    if name in ENCODE_ARGUMENTS:
+        return " Only encode has it.", "これは encode だけの引数です。"
+    meant = suggested(name, (*ENCODE_ARGUMENTS, *taken, *_OF_THE_ENCODER))
+    return (f" Did you mean {meant!r}?", f"{meant!r} のことですか。") if meant else ("", "")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import called, shown
 from safe_embed.types import FloatArray
 from safe_embed.vectors import as_numbers, normalize
@@ -94,7 +94,10 @@ def resolve_pooling(spec: Pooling | PoolingFunction) -> PoolingFunction:
     if isinstance(name, str) and name in _POOLINGS:
         return _POOLINGS[name]
     names = ", ".join(map(repr, _POOLINGS))
-    msg = f"pooling={shown(spec)} is not known. Use one of {names}, or a function."
+    msg = both(
+        f"pooling={shown(spec)} is not known. Use one of {names}, or a function.",
+        f"pooling={shown(spec)} は使えません。{names} のどれかか、関数を渡してください。",
+    )
     raise ConfigError(msg)
 
 
@@ -130,9 +133,11 @@ def pool(
     prefix = "The pooling function gave "
     pooled = called("The pooling function", as_numbers, prefix, result, vectors.dtype)
     if pooled.shape != vectors.shape[1:]:
-        msg = (
+        msg = both(
             f"The pooling function gave shape {pooled.shape} for chunk vectors of shape "
-            f"{vectors.shape}. It must give {vectors.shape[1:]}."
+            f"{vectors.shape}. It must give {vectors.shape[1:]}.",
+            f"プーリング関数が、形 {vectors.shape} のベクトルから形 {pooled.shape} を返しました。"
+            f"{vectors.shape[1:]} を返してください。",
         )
         raise ConfigError(msg)
     return normalize(pooled) if unit_length else pooled

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError, both
 from safe_embed.foreign import shown
 from safe_embed.inference.request import Embed, Request
 from safe_embed.types import FloatArray
@@ -31,16 +31,23 @@ def check_stream(inputs: Any, precision: Any, ranges: Any) -> None:
     """
     check_precision(precision)
     if precision in ("int8", "uint8") and ranges is None:
-        msg = (
+        msg = both(
             f"precision={shown(precision)} needs ranges=… in a stream, which has no whole to "
             "calibrate on. Pass the smallest and largest values of a sample, shape "
-            "(2, dimension)."
+            "(2, dimension).",
+            f"encode_stream の precision={shown(precision)} には ranges=… が必要です。"
+            "標本の最小値と最大値を、形 (2, 次元) で渡してください。",
         )
         raise ConfigError(msg)
     if isinstance(inputs, str | bytes | Mapping | set | frozenset) or not isinstance(
         inputs, Iterable
     ):
-        msg = f"inputs is {type(inputs).__name__}. Pass an iterable of str; encode takes one."
+        kind = type(inputs).__name__
+        msg = both(
+            f"inputs is {kind}. Pass an iterable of str; encode takes a single text.",
+            f"inputs が {kind} です。str を順に返すものを渡してください。一つの文章なら encode を"
+            "使います。",
+        )
         raise ConfigError(msg)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from safe_embed.errors import ConfigError, InvalidTextError
+from safe_embed.errors import ConfigError, InvalidTextError, both
 from safe_embed.foreign import is_stop, is_word, shown, told
 
 # Limits of one portion of a stream: characters in all, and number of texts.
@@ -39,7 +39,11 @@ def check_texts(inputs: Any) -> tuple[list[str], bool]:
     if isinstance(inputs, bytes | bytearray | Mapping | set | frozenset) or not _is_flat_iterable(
         inputs
     ):
-        msg = f"inputs is {_kind(inputs)}. Pass a str, or a list of str.\n{_FIX_JA}"
+        kind = _kind(inputs)
+        msg = both(
+            f"inputs is {kind}. Pass a str, or a list of str.",
+            f"inputs が {kind} です。str か、str のリストを渡してください。",
+        )
         raise InvalidTextError(msg)
     return [check_text(text, index) for index, text in enumerate(_read(inputs))], False
 
@@ -60,16 +64,17 @@ def check_text(text: Any, index: int | None) -> str:
     """
     name = "inputs" if index is None else f"inputs[{index}]"
     if not isinstance(text, str):
-        msg = f"{name} is {_kind(text)}. {_FIX}\n{_FIX_JA}"
+        kind = _kind(text)
+        msg = both(f"{name} is {kind}. {_FIX}", f"{name} が {kind} です。{_FIX_JA}")
         raise InvalidTextError(msg, index)
     position = _lone_surrogate(text)
     if position is not None:
-        msg = (
+        msg = both(
             f"{name} has a lone surrogate (U+{ord(text[position]):04X}) at position "
             f"{position}: half a character, often from a wrong encoding. Read the text with the "
-            "right encoding, or pass text.encode('utf-8', 'replace').decode().\n"
-            f"{name} の位置 {position} に単独のサロゲートがあります。"
-            "正しい文字コードで読み直してください。"
+            "right encoding, or pass text.encode('utf-8', 'replace').decode().",
+            f"{name} の位置 {position} に単独のサロゲート（U+{ord(text[position]):04X}）が"
+            "あります。正しい文字コードで読み直してください。",
         )
         raise InvalidTextError(msg, index or 0, position)
     return str.__str__(text)  # unlike str(), which returns the name of a str Enum member
@@ -87,12 +92,82 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         ConfigError: If *value* is not among *choices*.
     """
     if value not in choices:
-        msg = f"{name}={shown(value)} is not known. Use one of {', '.join(map(repr, choices))}."
+        names = ", ".join(map(repr, choices))
+        msg = both(
+            f"{name}={shown(value)} is not known. Use one of {names}.",
+            f"{name}={shown(value)} は使えません。{names} のどれかにしてください。",
+        )
         raise ConfigError(msg)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any, *, or_none: bool = True) -> None:
     """Check that an argument is a positive integer or ``None``.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Value of the argument.
+        or_none: Whether ``None`` is allowed.
+
+    Raises:
+        ConfigError: If *value* is anything else.
+    """
+    # numpy integers are accepted; bool is not, although it is an int.
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (is_number and value >= 1) and not (or_none and value is None):
+        raise ConfigError(
+            both(
+                f"{name} must be a positive integer, got {shown(value)}.",
+                f"{name} には1以上の整数を渡してください（渡された値: {shown(value)}）。",
+            )
+        )
+
+
+def check_prompt(name: str, value: Any) -> None:
+    """Check that a prompt is a text or ``None``.
+
+    Args:
+        name: What it is called in the message.
+        value: The prompt.
+
+    Raises:
+        ConfigError: If *value* is anything else, or has a lone surrogate.
+    """
+    if value is None or (isinstance(value, str) and _lone_surrogate(value) is None):
+        return
+    fault = "has a lone surrogate" if isinstance(value, str) else f"is {shown(value)}"
+    fault_ja = "単独のサロゲートを含みます" if isinstance(value, str) else f"{shown(value)} です"
+    raise ConfigError(
+        both(
+            f"{name} {fault}. Use a str such as 'query: ', or None.",
+            f"{name} が {fault_ja}。'query: ' のような str か None を渡してください。",
+        )
+    )
+
+
+def check_prompts(name: str, value: Any) -> None:
+    """Check that prompts are a dictionary of texts.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Name -> prompt; a prompt may be ``None``.
+
+    Raises:
+        ConfigError: If *value* is anything else.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(
+            both(
+                f"{name}={shown(value)} is not valid. Use a dict such as {{'query': 'query: '}}.",
+                f"{name}={shown(value)} は使えません。{{'query': 'query: '}} のような dict を"
+                "渡してください。",
+            )
+        )
+    for key, prompt in value.items():
+        check_prompt(f"{name}[{shown(key)}]", prompt)
+
+
+def check_name(name: str, value: Any) -> None:
+    """Check that the name of a prompt is a text or ``None``.
 
     Args:
         name: Name of the argument, for the message.
@@ -101,12 +176,14 @@ def check_positive(name: str, value: Any) -> None:
     Raises:
         ConfigError: If *value* is anything else.
     """
-    # numpy integers are accepted; bool is not, although it is an int.
-    if value is not None and (
-        not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1
-    ):
-        msg = f"{name} must be a positive integer, got {shown(value)}."
-        raise ConfigError(msg)
+    if not isinstance(value, str | None):
+        raise ConfigError(
+            both(
+                f"{name}={shown(value)} is not the name of a prompt. Use a str, or None.",
+                f"{name}={shown(value)} はプロンプトの名前ではありません。str か None を"
+                "渡してください。",
+            )
+        )
 
 
 def check_limit(max_chunk_tokens: Any, limit_tokens: float | None) -> None:
@@ -120,15 +197,15 @@ def check_limit(max_chunk_tokens: Any, limit_tokens: float | None) -> None:
         ConfigError: If *max_chunk_tokens* is no positive integer, or larger.
     """
     check_positive("max_chunk_tokens", max_chunk_tokens)
-    if max_chunk_tokens is not None and limit_tokens is not None:
-        if max_chunk_tokens <= limit_tokens:
-            return
-        msg = (
-            f"max_chunk_tokens={shown(max_chunk_tokens)} is more than the {limit_tokens:.0f} "
-            f"tokens that the model reads. Use {limit_tokens:.0f} or less, or None.\n"
-            f"max_chunk_tokens は {limit_tokens:.0f} 以下にしてください。"
-        )
-        raise ConfigError(msg)
+    if max_chunk_tokens is None or limit_tokens is None or max_chunk_tokens <= limit_tokens:
+        return
+    msg = both(
+        f"max_chunk_tokens={shown(max_chunk_tokens)} is more than the {limit_tokens:.0f} tokens "
+        f"that the model reads. Use {limit_tokens:.0f} or less, or None.",
+        f"max_chunk_tokens={shown(max_chunk_tokens)} は、モデルが読める {limit_tokens:.0f} "
+        f"トークンを超えています。{limit_tokens:.0f} 以下か None にしてください。",
+    )
+    raise ConfigError(msg)
 
 
 def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds: Any) -> None:
@@ -147,19 +224,29 @@ def check_processes(isolation: str, workers: int, devices: Any, timeout_seconds:
     about_processes = workers != 1 or devices is not None or timeout_seconds is not None
     if isolation == "none" and about_processes:
         raise ConfigError(
-            "workers, devices and timeout_seconds need worker processes. Add "
-            "isolation='process', or leave them out."
+            both(
+                "workers, devices and timeout_seconds need worker processes. Add "
+                "isolation='process', or leave them out.",
+                "workers、devices、timeout_seconds にはワーカープロセスが必要です。"
+                "isolation='process' を加えるか、外してください。",
+            )
         )
     named = isinstance(devices, list | tuple) and all(isinstance(name, str) for name in devices)
     if devices is not None and not (named and devices):
-        msg = f"devices={shown(devices)} is not valid. Use a list such as ['cuda:0', 'cuda:1']."
+        msg = both(
+            f"devices={shown(devices)} is not valid. Use a list such as ['cuda:0', 'cuda:1'].",
+            f"devices={shown(devices)} は使えません。['cuda:0', 'cuda:1'] のようなリストを"
+            "渡してください。",
+        )
         raise ConfigError(msg)
     check_device("devices", devices)
     if timeout_seconds is not None and not (
         isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf
     ):
-        msg = (
-            f"timeout_seconds={shown(timeout_seconds)} is not valid. Use a number above 0, or None."
+        given = f"timeout_seconds={shown(timeout_seconds)}"
+        msg = both(
+            f"{given} is not valid. Use a number above 0, or None.",
+            f"{given} は使えません。0より大きい数か None を渡してください。",
         )
         raise ConfigError(msg)
 
@@ -178,7 +265,11 @@ def check_device(name: str, device: Any) -> None:
     for item in device if isinstance(device, list | tuple) else [device]:
         is_name = is_word(item) or item == ""
         if not (is_name or isinstance(item, int | np.integer | None) or _is_torch_device(item)):
-            msg = f"{name}={shown(item)} is not a device. Use a name such as 'cpu' or 'cuda:0'."
+            msg = both(
+                f"{name}={shown(item)} is not a device. Use a name such as 'cpu' or 'cuda:0'.",
+                f"{name}={shown(item)} は装置の名前ではありません。'cpu' や 'cuda:0' を渡して"
+                "ください。",
+            )
             raise ConfigError(msg)
 
 

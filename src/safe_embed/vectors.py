@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.types import ChunkedText, FloatArray
 
@@ -102,7 +102,10 @@ def pad_to_dim(vectors: FloatArray, dim: int) -> FloatArray:
         ConfigError: If *dim* is not positive, or *vectors* is not an array of numbers.
     """
     if dim < 1:
-        msg = f"dim={shown(dim)} is not a valid dimension. Use a positive integer."
+        msg = both(
+            f"dim={shown(dim)} is not a valid dimension. Use a positive integer.",
+            f"dim={shown(dim)} は次元として使えません。正の整数にしてください。",
+        )
         raise ConfigError(msg)
     kept = normalize(as_numbers("vectors=", vectors)[..., :dim])
     width = [(0, 0)] * (kept.ndim - 1) + [(0, dim - kept.shape[-1])]
@@ -138,14 +141,19 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
         ConfigError: If *precision* is not known, or is int8 or uint8 and *n_texts* is 1.
     """
     if precision in ("int8", "uint8") and n_texts == 1:
-        msg = (
+        msg = both(
             f"precision={precision!r} is calibrated on the texts of a call, and a single text has "
-            "no range. Pass two or more texts, or use encode_stream with ranges=…"
+            "no range. Pass two or more texts, or use encode_stream with ranges=…",
+            f"precision={precision!r} の範囲は呼び出しの文章から決めるので、文章が一つでは"
+            "決まりません。二つ以上渡すか、encode_stream に ranges=… を渡してください。",
         )
         raise ConfigError(msg)
     if precision is not None and precision not in get_args(Precision):
         names = ", ".join(map(repr, get_args(Precision)))
-        msg = f"precision={shown(precision)} is not supported. Use one of {names}."
+        msg = both(
+            f"precision={shown(precision)} is not supported. Use one of {names}.",
+            f"precision={shown(precision)} は使えません。{names} のどれかにしてください。",
+        )
         raise ConfigError(msg)
 
 
@@ -163,7 +171,10 @@ def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:
         return
     shape = as_numbers("ranges=", ranges).shape
     if dim is not None and shape != (2, dim):
-        msg = f"ranges has shape {shape}. It must have shape (2, {dim}): smallest, largest."
+        msg = both(
+            f"ranges has shape {shape}. It must have shape (2, {dim}): smallest, largest.",
+            f"ranges の形が {shape} です。(2, {dim})（最小値と最大値）にしてください。",
+        )
         raise ConfigError(msg)
 
 
@@ -185,7 +196,10 @@ def as_numbers(prefix: str, value: Any, dtype: Any = np.float32) -> FloatArray:
         return np.asarray(value, dtype=dtype)
     except (TypeError, ValueError) as error:
         kind = type(error).__name__
-    msg = f"{prefix}{shown(value)}, which is not an array of numbers ({kind})."
+    msg = both(
+        f"{prefix}{shown(value)}, which is not an array of numbers ({kind}).",
+        f"{prefix}{shown(value)} は数の配列ではありません（{kind}）。",
+    )
     raise ConfigError(msg)
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError, both
 from safe_embed.foreign import deliverable
 from safe_embed.inference.tasks import CallEnded, Flow, Task, Wave
 
 T = TypeVar("T")
 
-CLOSED = "This SafeEncoder is closed. Make a new one, or close it later."
+CLOSED = both(
+    "This SafeEncoder is closed. Make a new one, or close it later.",
+    "この SafeEncoder は閉じられています。作り直すか、あとで閉じてください。",
+)
 
 
 def wait_for(future: Future[T]) -> T:
@@ -110,8 +113,12 @@ def check_caller(thread: threading.Thread) -> None:
     """
     if threading.current_thread() is thread:
         raise WorkerError(
-            "The encoder was called from its own thread, by a hook or a pooling function, and "
-            "would wait for itself for ever. Call it from elsewhere."
+            both(
+                "The encoder was called from its own thread, by a hook or a pooling function, and "
+                "would wait for itself for ever. Call it from elsewhere.",
+                "フックやプーリング関数の中からエンコーダーを呼ぶと、自分を待ち続けてしまいます。"
+                "ほかの場所から呼んでください。",
+            )
         )
 
 
@@ -127,8 +134,12 @@ def check_pool(pool: Any, key: str) -> None:
     """
     if not isinstance(pool, Mapping) or key not in pool:
         raise ConfigError(
-            "pool=… was not started by an encoder of this kind. Pass what this encoder's own "
-            "start_multi_process_pool() gives."
+            both(
+                "pool=… was not started by an encoder of this kind. Pass what this encoder's own "
+                "start_multi_process_pool() gives.",
+                "pool=… は、この種類のエンコーダーのものではありません。このエンコーダーの "
+                "start_multi_process_pool() の結果を渡してください。",
+            )
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import CLOSED, PendingCall, settle
-from safe_embed.errors import WorkerError
+from safe_embed.errors import WorkerError, both
 
 
 class EventLoop(ABC):
@@ -92,8 +92,12 @@ class EventLoop(ABC):
         if self._broke is None:
             return WorkerError(CLOSED)
         error = WorkerError(
-            "The thread of this SafeEncoder ended of an error of its own; see the error before "
-            "this one. Make a new SafeEncoder."
+            both(
+                "The thread of this SafeEncoder ended of an error of its own; see the error before "
+                "this one. Make a new SafeEncoder.",
+                "この SafeEncoder のスレッドはエラーで終了しました。直前のエラーを見て、"
+                "SafeEncoder を作り直してください。",
+            )
         )
         error.__cause__ = self._broke
         return error

@@ -30,7 +30,7 @@ from safe_embed.backends.calls import (
 )
 from safe_embed.backends.event_loop import EventLoop
 from safe_embed.backends.interface import Backend
-from safe_embed.errors import WorkerError
+from safe_embed.errors import WorkerError, both
 from safe_embed.foreign import deliverable
 from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Pool, Settings, StartPool
@@ -153,9 +153,13 @@ class ThreadBackend:
         check_caller(self._thread)
         if os.getpid() != self._pid:
             raise WorkerError(
-                f"This SafeEncoder was made in process {self._pid}; its thread and model are not "
-                f"in the forked process {os.getpid()}. Make a new one there, after the fork.\n"
-                "fork した子プロセスでは使えません。子プロセスの中で作り直してください。"
+                both(
+                    f"This SafeEncoder was made in process {self._pid}; its thread and model are "
+                    f"not in the forked process {os.getpid()}. Make a new one there, after the "
+                    "fork.",
+                    f"プロセス {self._pid} で作られたエンコーダーは、fork した子プロセス "
+                    f"{os.getpid()} では使えません。子プロセスの中で作り直してください。",
+                )
             )
         return self._open
 

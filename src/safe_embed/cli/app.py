@@ -14,20 +14,39 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from safe_embed.errors import SafeEmbedError
+from safe_embed import __version__
+from safe_embed.errors import ConfigError, SafeEmbedError, both
 
 _STANDARD_INPUT = Path("-")
+# Columns of what is no terminal: a pipe has lines, however long.
+_NEVER_WRAPPED = 10_000
 
 app = typer.Typer(
     help="Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # rich would wrap help and errors in a pipe, too
     pretty_exceptions_enable=False,
 )
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 typer passes it so
+    """Print the version and end, if that is asked for."""
+    if wanted:
+        typer.echo(f"safe-embed {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    version: Annotated[  # its callback does the work
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Embed Japanese text safely. 日本語の文章を安全に埋め込みます."""
 
 
@@ -35,25 +54,28 @@ def _root() -> None:
 def demo(
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="UTF-8 file to search instead of the manual; repeatable."),
+        typer.Option(
+            help="UTF-8 file to search instead of the manual; repeatable.", metavar="FILE"
+        ),
     ] = None,
     more: Annotated[
-        list[Path] | None, typer.Argument(help="More files to search.", metavar="[FILE]...")
+        list[Path] | None, typer.Argument(help="More files to search.", metavar="FILE")
     ] = None,
     question: Annotated[
         list[str] | None,
-        typer.Option(help="Question to ask; repeatable. / 質問（繰り返し可）"),
+        typer.Option(help="Question to ask; repeatable. / 質問（繰り返し可）", metavar="TEXT"),
     ] = None,
 ) -> None:
-    """Answer questions from long Japanese documents. 長い文書から質問に答えます."""
-    from safe_embed.cli.demo import QUESTIONS, read_documents, read_manual, run, sample_questions
+    """Answer questions from long Japanese documents / 長い文書から質問に答えます."""
+    from safe_embed.cli import demo as room
+    from safe_embed.cli.files import read_documents
 
     paths = [*(text or ()), *(more or ())]
     with _explained():
-        documents = read_documents(paths) if paths else read_manual()
-        if not question:
-            question = sample_questions(documents) if paths else list(QUESTIONS)
-        run(documents, question, _Console(highlight=False))
+        documents = read_documents(paths) if paths else room.read_manual()
+        prepared = room.sample_questions if paths else room.prepared_questions
+        questions = list(map(room.Question, question or ())) or prepared(documents)
+        room.run(documents, questions, _Console(highlight=False))
 
 
 @app.command()
@@ -65,22 +87,32 @@ def split(
         Literal["punctuation", "morphemes"], typer.Option(help="Where a text may be cut.")
     ] = "punctuation",
     level: Annotated[
-        Literal["paragraph", "sentence", "clause"],
-        typer.Option(help="The finest cut of the punctuation splitter."),
-    ] = "sentence",
+        Literal["paragraph", "sentence", "clause"] | None,
+        typer.Option(help="The finest cut of --splitter punctuation; sentence if not given."),
+    ] = None,
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per span.")
     ] = False,
 ) -> None:
-    """Show where a text would be cut. 文章がどこで切られるかを表示します."""
-    from safe_embed.cli.demo import read_text
+    """Show where a text would be cut / 文章がどこで切られるかを表示します."""
+    from safe_embed.cli.files import read_text
     from safe_embed.text.morphemes import MorphemeSplitter
     from safe_embed.text.punctuation import PunctuationSplitter
 
     with _explained():
         content = read_text(None if file == _STANDARD_INPUT else file)
-        chosen = MorphemeSplitter() if splitter == "morphemes" else PunctuationSplitter(level)
+        if splitter == "morphemes" and level is not None:
+            raise ConfigError(
+                both(
+                    "--level is for --splitter punctuation; morphemes has one level, bunsetsu. "
+                    "Leave --level out.",
+                    "--level は --splitter punctuation のときだけ使えます。morphemes の切れ目は"
+                    "文節だけです。--level を外してください。",
+                )
+            )
+        use_morphemes = splitter == "morphemes"
+        chosen = MorphemeSplitter() if use_morphemes else PunctuationSplitter(level or "sentence")
         for start, end in chosen.split(content):
             piece = content[start:end]
             if as_json:
@@ -100,7 +132,7 @@ class _Console(Console):
 @contextmanager
 def _explained() -> Iterator[None]:
     """Turn a SafeEmbedError into a message and exit status 2, and a closed pipe into status 0."""
-    from safe_embed.cli.demo import shown
+    from safe_embed.cli.files import shown
 
     try:
         yield
@@ -118,7 +150,7 @@ def _explained() -> Iterator[None]:
 
 def _json(value: object) -> str:
     """Return JSON without control characters, in ASCII if standard output cannot encode it."""
-    from safe_embed.cli.demo import UNSHOWABLE
+    from safe_embed.cli.files import UNSHOWABLE
 
     text = json.dumps(value, ensure_ascii=False)
     text = UNSHOWABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -133,4 +165,5 @@ def main() -> None:
     """Run the command with the arguments of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what its encoding lacks, do not fail
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    app(terminal_width=None if is_terminal else _NEVER_WRAPPED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import errno
 import json
 import re
 import sys
@@ -19,9 +17,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from safe_embed.cli.files import Document, read_documents, shown
 from safe_embed.encoder import SafeEncoder
-from safe_embed.errors import InvalidTextError
 from safe_embed.memory.sampling import anonymous_bytes
+from safe_embed.memory.sizes import format_mib
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.types import ChunkedText, FloatArray, Span, TextPlan
 
@@ -29,33 +28,59 @@ MODEL = "offline"
 # Short passages give the best search results. Source: docs/ja/truncation.md.
 PASSAGE_TOKENS = 120
 
-# The answer to each is in the later part of a page of the manual.
-QUESTIONS = (
-    "利用者が間違えて長文を貼り付けたら、エラーにできますか",
-    "データベースの列が768次元で、モデルは384次元です。どうすれば入りますか",
-    "要素ごとの最大を取るまとめ方は検索に使えますか",
-    "メールのように一定の幅で折り返してある文章は、どう設定すればいい？",
-    "かぎかっこを閉じ忘れた原稿は、どこまでが一つの塊になりますか",
-    "芸名に句点が入っている人は、どう扱われますか",
-    "モデルを del してもメモリが空かないのはなぜですか",
-    "Mac の GPU で動かすと太るのは何のせいでしょう",
-)
-
-# Control characters (U+009B too starts a terminal command), line separators, characters that change
-# the direction of text, and lone surrogates, which no encoding can write.
-UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BYTE_ORDER_MARKS = (
-    *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
-    *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+# Question, page of the manual, and the sentence there that holds the answer. All answers are in the
+# later part of a page, which a truncated embedding has not read.
+PREPARED = (
+    (
+        "利用者が間違えて長文を貼り付けたら、エラーにできますか",
+        "truncation.md",
+        '質問文の側に `"error"` を使うのは良い習慣です。',
+    ),
+    (
+        "データベースの列が768次元で、モデルは384次元です。どうすれば入りますか",
+        "truncation.md",
+        "モデルの次元と列の幅が合わないときは、`pad_to_dim` を使ってください。",
+    ),
+    (
+        "要素ごとの最大を取るまとめ方は検索に使えますか",
+        "truncation.md",
+        "このモデルの検索には使わないでください。",
+    ),
+    (
+        "メールのように一定の幅で折り返してある文章は、どう設定すればいい？",
+        "splitting.md",
+        "メールや古いテキストのように、",
+    ),
+    (
+        "かぎかっこを閉じ忘れた原稿は、どこまでが一つの塊になりますか",
+        "splitting.md",
+        "相手のいない括弧は、何も守りません。",
+    ),
+    (
+        "芸名に句点が入っている人は、どう扱われますか",
+        "splitting.md",
+        "「モー娘。」の句点は名前の一部です。",
+    ),
+    (
+        "モデルを del してもメモリが空かないのはなぜですか",
+        "growth.md",
+        "`del model` と `gc.collect()` のあと、",
+    ),
+    (
+        "Mac の GPU で動かすと太るのは何のせいでしょう",
+        "growth.md",
+        "事件にいちばんよく合うのはこの説明です。",
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A text to search, and its file name."""
+class Question:
+    """A question; if its answer is known, the index of the document and the span that answer it."""
 
-    name: str
     text: str
+    document: int | None = None
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,105 +90,6 @@ class Hit:
     document: int
     span: Span
     score: float
-
-
-def shown(text: object) -> str:
-    r"""Escape what would control a terminal or end a line in a user's text.
-
-    >>> print(shown("\x1b[31m赤"))
-    \x1b[31m赤
-
-    Args:
-        text: A text, or a path.
-
-    Returns:
-        The text with the characters of :data:`UNSHOWABLE` escaped as in Python.
-    """
-    return UNSHOWABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
-
-
-def read_text(path: Path | None, index: int | None = None) -> str:
-    """Read a UTF-8 file or standard input, without a byte order mark.
-
-    Args:
-        path: The file; ``None`` for standard input.
-        index: Index among several files, for the error.
-
-    Returns:
-        The text; all its line breaks are line feeds.
-
-    Raises:
-        InvalidTextError: If the file cannot be read, or is not UTF-8.
-    """
-    name, name_ja = ("standard input", "標準入力")
-    if path is not None:
-        name, name_ja = shown(path), f"{shown(path)} "
-    try:
-        data = _read_bytes(path)
-    except OSError as error:
-        msg = (
-            f"{name} cannot be read: {error.strerror}. Give a UTF-8 text file.\n"
-            f"{name_ja}を読めません。UTF-8 のテキストファイルを指定してください。"
-        )
-        raise InvalidTextError(msg, index) from error
-    body = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        position = len(data) - len(body) + error.start
-        command = f"iconv -f {_guess_encoding(data)} -t UTF-8"
-        msg = (
-            f"{name} is not UTF-8 (byte {position}). Convert it: {command}.\n"
-            f"{name_ja}は UTF-8 ではありません。{command} などで変換してください。"
-        )
-        raise InvalidTextError(msg, index, position) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_bytes(path: Path | None) -> bytes:
-    """Return the bytes of a file or of standard input; OSError if it cannot be read."""
-    if path is not None:
-        return path.read_bytes()
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, "it is closed")
-    return sys.stdin.buffer.read()
-
-
-def _guess_encoding(data: bytes) -> str:
-    """Return the likely encoding of a text that is not UTF-8, by its name in iconv."""
-    for mark, name in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return name
-    try:
-        data.decode("euc_jp")
-    except UnicodeDecodeError:  # as Shift_JIS nearly always does
-        return "CP932"
-    return "EUC-JP"
-
-
-def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """Read UTF-8 files.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        The text and name of each file, in order.
-
-    Raises:
-        InvalidTextError: If a file cannot be read, is blank or not UTF-8.
-    """
-    documents: list[Document] = []
-    for index, path in enumerate(paths):
-        text = read_text(path, index)
-        if not text.strip():
-            msg = (
-                f"{shown(path)} contains no text. Give a UTF-8 text file.\n"
-                f"{shown(path)} には文章がありません。UTF-8 のテキストファイルを指定してください。"
-            )
-            raise InvalidTextError(msg, index)
-        documents.append(Document(path.name, text))
-    return documents
 
 
 def read_manual() -> list[Document]:
@@ -183,7 +109,25 @@ def read_manual() -> list[Document]:
     ]
 
 
-def sample_questions(documents: Sequence[Document], most: int = 8) -> list[str]:
+def prepared_questions(documents: Sequence[Document]) -> list[Question]:
+    """Find the answers to the prepared questions.
+
+    Args:
+        documents: The pages of the manual.
+
+    Returns:
+        The questions with their answers.
+    """
+    names = [document.name for document in documents]
+    questions = []
+    for text, page, answer in PREPARED:
+        number = names.index(page)
+        start = documents[number].text.index(answer)
+        questions.append(Question(text, number, Span(start, start + len(answer))))
+    return questions
+
+
+def sample_questions(documents: Sequence[Document], most: int = 8) -> list[Question]:
     """Take a sentence from the later part of each document, for use as a question.
 
     Args:
@@ -191,15 +135,15 @@ def sample_questions(documents: Sequence[Document], most: int = 8) -> list[str]:
         most: Largest number of sentences.
 
     Returns:
-        One sentence of each of the first *most* documents.
+        One sentence of each of the first *most* documents; it is its own answer.
     """
-    sentences: list[str] = []
-    for document in documents[:most]:
+    questions: list[Question] = []
+    for number, document in enumerate(documents[:most]):
         spans = PunctuationSplitter().split(document.text)
         late = spans[len(spans) * 7 // 10 :] or spans
-        start, end = max(late[:10], key=lambda span: min(span.end - span.start, 60))
-        sentences.append(document.text[start:end].strip())
-    return sentences
+        span = max(late[:10], key=lambda span: min(span.end - span.start, 60))
+        questions.append(Question(document.text[slice(*span)].strip(), number, span))
+    return questions
 
 
 def best_passage(question: FloatArray, indexed: Sequence[ChunkedText]) -> Hit:
@@ -220,7 +164,7 @@ def best_passage(question: FloatArray, indexed: Sequence[ChunkedText]) -> Hit:
     return max(hits, key=lambda hit: hit.score)
 
 
-def run(documents: Sequence[Document], questions: Sequence[str], console: Console) -> None:
+def run(documents: Sequence[Document], questions: Sequence[Question], console: Console) -> None:
     """Index documents, answer questions, and show what search with truncated texts finds.
 
     Args:
@@ -229,26 +173,50 @@ def run(documents: Sequence[Document], questions: Sequence[str], console: Consol
         console: The console to print to.
     """
     texts = [document.text for document in documents]
-    before = anonymous_bytes()
     with console.status("モデルを準備しています / preparing the model …"):
         encoder = SafeEncoder(MODEL, max_chunk_tokens=PASSAGE_TOKENS)
     with encoder:
+        loaded = anonymous_bytes()
         started = time.perf_counter()
         indexed = encoder.encode_chunks(
-            texts, prompt_name="document", normalize_embeddings=True, show_progress_bar=True
+            texts,
+            prompt_name="document",
+            normalize_embeddings=True,
+            show_progress_bar=sys.stderr is not None and sys.stderr.isatty(),
         )
         seconds = time.perf_counter() - started
-        question_vectors = encoder.encode_query(list(questions), normalize_embeddings=True)
+        asked = [question.text for question in questions]
+        question_vectors = encoder.encode_query(asked, normalize_embeddings=True)
         after = anonymous_bytes()
     with console.status("比較のため、切り捨てたベクトルを作っています / truncated, to compare …"):
         plans, truncated = _embed_truncated(texts)
+    verdicts = []
     for question, vector in zip(questions, question_vectors, strict=True):
         hit = best_passage(vector, indexed)
         scores = truncated @ vector
-        console.print(_answer(question, hit, documents, plans, scores))
+        other = int(scores.argmax())
+        read = Hit(other, plans[other].spans[0], float(scores[other]))
+        verdicts.append((is_answered(question, hit), is_answered(question, read)))
+        _print_answer(console, documents, question, hit, read)
     tokens = sum(sum(document.token_counts) for document in indexed)
-    summary = _summary(indexed, tokens / seconds, before, after)
-    console.print(Text(summary), soft_wrap=True)
+    summary = [*_totals(verdicts), *_figures(indexed, tokens / seconds, loaded, after)]
+    console.print(Text("\n".join(summary)), soft_wrap=True)
+
+
+def is_answered(question: Question, hit: Hit) -> bool | None:
+    """Tell whether a passage holds the answer to a question, or its beginning.
+
+    Args:
+        question: The question.
+        hit: A passage of a document.
+
+    Returns:
+        Whether it does; ``None`` if the answer is not known.
+    """
+    if question.span is None:
+        return None
+    is_there = hit.span.start < question.span.end and question.span.start < hit.span.end
+    return is_there and hit.document == question.document
 
 
 def _embed_truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:
@@ -258,46 +226,64 @@ def _embed_truncated(texts: list[str]) -> tuple[list[TextPlan], FloatArray]:
         return encoder.plan(texts, prompt_name="document"), np.asarray(vectors)
 
 
-def _answer(
-    question: str,
-    hit: Hit,
-    documents: Sequence[Document],
-    plans: Sequence[TextPlan],
-    scores: FloatArray,
-) -> Panel:
-    """Show the best passage beside the document that truncated vectors rank first."""
-    document = documents[hit.document]
+def _print_answer(
+    console: Console, documents: Sequence[Document], question: Question, hit: Hit, read: Hit
+) -> None:
+    """Print the best passage beside the document that truncated vectors rank first.
+
+    A panel on a terminal; elsewhere one line each, however long, for grep and the like.
+    """
+    document, other = documents[hit.document], documents[read.document]
     start, end = hit.span
-    other = int(scores.argmax())
-    seen = plans[other].spans[0].end
-    total = len(documents[other].text)
+    ours, theirs = (_mark(is_answered(question, each)) for each in (hit, read))
+    missed = read.document != hit.document or read.span.end <= start
+    note = (
+        "この箇所は読まれていません / never read this passage"
+        if missed
+        else "ここまでは読めました / has read this passage"
+    )
+    # Text is not parsed as markup: brackets in texts, names and questions are printed unchanged.
+    title = f"{shown(other.name)}  score {read.score:.3f}"
+    rows = [
+        (f"{ours}safe_embed", f"{shown(document.name)} [{start}:{end}]  score {hit.score:.3f}"),
+        ("", shown(" ".join(document.text[start:end].split()))),
+        (f"{theirs}truncated", f"{title}  (0:{read.span.end} / {len(other.text)} 字)"),
+        ("", note),
+    ]
+    if not console.is_terminal:
+        lines = [shown(question.text), *(f"{label or ' ':<12} {text}" for label, text in rows), ""]
+        console.print(Text("\n".join(lines)), soft_wrap=True)
+        return
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    # Text is not parsed as markup: brackets in texts, names and questions are printed unchanged.
-    table.add_row(
-        "safe_embed", Text(f"{shown(document.name)} [{start}:{end}]  score {hit.score:.3f}")
-    )
-    table.add_row("", Text(shown(" ".join(document.text[start:end].split()))))
-    name = shown(documents[other].name)
-    table.add_row("truncated", Text(f"{name}  score {scores[other]:.3f}  (0:{seen} / {total} 字)"))
-    missed = other != hit.document or seen <= start
-    note = (
-        "この箇所は読まれていません / never read this passage" if missed else "ここまでは読めました"
-    )
-    table.add_row("", note)
-    return Panel(table, title=Text(shown(question)), title_align="left")
+    for label, text in rows:
+        table.add_row(label, Text(text))
+    console.print(Panel(table, title=Text(shown(question.text)), title_align="left"))
 
 
-def _summary(
-    indexed: Sequence[ChunkedText], rate: float, before: int | None, after: int | None
-) -> str:
-    """Return counts, speed in tokens per second, and memory before and after in MiB."""
+def _mark(is_right: bool | None) -> str:  # noqa: FBT001 it is the value that is formatted
+    """Return the mark of a verdict, and a space; nothing where the answer is not known."""
+    return "" if is_right is None else "✓ " if is_right else "✗ "
+
+
+def _totals(verdicts: Sequence[tuple[bool | None, bool | None]]) -> list[str]:
+    """Return the line that says how many questions each way has answered; none if unknown."""
+    known = [verdict for verdict in verdicts if None not in verdict]
+    if not known:
+        return []
+    ours, theirs = (sum(map(bool, column)) for column in zip(*known, strict=True))
+    count = len(known)
+    return [f"正解 right: safe_embed {ours} / {count}   truncated {theirs} / {count}"]
+
+
+def _figures(
+    indexed: Sequence[ChunkedText], rate: float, loaded: int | None, after: int | None
+) -> list[str]:
+    """Return the lines of counts, speed in tokens per second, and memory in MiB."""
     chunks = sum(len(document.spans) for document in indexed)
-    memory = " → ".join(
-        "-" if size is None else f"{size / 2**20:,.0f} MiB" for size in (before, after)
-    )
-    return (
-        f"文書 documents: {len(indexed)}   断片 chunks: {chunks}   "
-        f"速さ tokens/s: {rate:,.0f}   RssAnon: {memory}"
-    )
+    memory = [format_mib(size) for size in (loaded, after)]
+    return [
+        f"文書 documents: {len(indexed)}   断片 chunks: {chunks}   速さ tokens/s: {rate:,.0f}",
+        f"メモリ RssAnon: 読み込み後 after the load {memory[0]} → 終了時 at the end {memory[1]}",
+    ]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from safe_embed.errors import TextTooLongError, WorkerError
+from safe_embed.errors import TextTooLongError, WorkerError, both
 from safe_embed.inference.request import OnLong
 from safe_embed.inference.tasks import LOST
 
@@ -52,12 +52,13 @@ def refuse_long(inputs: Sequence[Any], asked: str, budget_tokens: int, first: in
     """
     long = _long(inputs, first)
     if long:
-        msg = (
+        msg = both(
             f"{len(long)} of {len(inputs)} texts have more than the {budget_tokens} "
             f"tokens of one chunk, and {asked} allows none: inputs {_listed(long)}. Shorten "
-            "them, or use on_long='chunk' and the default output_value.\n"
-            f"{len(long)} 件の文章が上限の {budget_tokens} トークンを超えています"
-            f"（番号 {_listed(long)}）。短くするか on_long='chunk' を使ってください。"
+            "them, or use on_long='chunk' and the default output_value.",
+            f"{len(inputs)} 件中 {len(long)} 件の文章が上限の {budget_tokens} トークンを"
+            f"超えています（番号 {_listed(long)}）。短くするか、on_long='chunk' と既定の "
+            "output_value を使ってください。",
         )
         raise TextTooLongError(msg, long)
 
@@ -88,11 +89,11 @@ def lost_texts(lost: Sequence[int], results: Sequence[Any]) -> WorkerError:
     Returns:
         The error.
     """
-    msg = (
+    msg = both(
         f"No worker process survived {len(lost)} of the texts: inputs {_listed(lost)}. The "
-        "results of all others are in this error's .results; leave those texts out.\n"
+        "results of all others are in this error's .results; leave those texts out.",
         f"{len(lost)} 件の文章（番号 {_listed(lost)}）でワーカープロセスが異常終了しました。"
-        "ほかの結果はこの例外の .results にあります。"
+        "ほかの結果はこの例外の .results にあります。その文章を除いてください。",
     )
     return WorkerError(msg, lost, results)
 

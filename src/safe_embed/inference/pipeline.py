@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.batching import batches
-from safe_embed.errors import ConfigError, WorkerError
+from safe_embed.errors import ConfigError, WorkerError, both
 from safe_embed.inference.long_texts import check_long, lost_texts, refuse_long, report_slow
 from safe_embed.inference.request import (
     Call,
@@ -160,11 +160,14 @@ class Pipeline:
             limit = min(SEARCH_CHUNK_TOKENS, budget) if wanted is None else wanted
             budget = int(least(limit, self._limit(call.request)) or limit)
         elif wanted is not None:
-            raise ConfigError(
+            msg = both(
                 f"encode_chunks cannot use max_chunk_tokens={wanted}: on_long="
-                f"{self.settings.on_long!r} makes one chunk of every text. Use on_long='chunk'.\n"
-                "on_long='chunk' のときだけ、encode_chunks に max_chunk_tokens を指定できます。"
+                f"{self.settings.on_long!r} makes one chunk of every text. Use on_long='chunk'.",
+                f"encode_chunks の max_chunk_tokens={wanted} は使えません。on_long="
+                f"{self.settings.on_long!r} では、どの文章も一つのチャンクになるからです。"
+                "on_long='chunk' を使ってください。",
             )
+            raise ConfigError(msg)
         return (yield from self._embed_chunks(call.request, budget))
 
     def _embed_raw(self, call: EmbedRaw) -> Flow[list[Any]]:
@@ -284,7 +287,14 @@ def _single(task: Task, purpose: str) -> Flow[Any]:
     """Have one task done that has one item; *purpose* completes "before …" in the error."""
     [[value]] = yield Wave([task])
     if value is LOST:
-        raise WorkerError(f"Every worker process ended before {purpose}.")
+        raise WorkerError(
+            both(
+                f"Every worker process ended before {purpose}. Call it again; if it comes again, "
+                "look at the memory limit.",
+                "どのワーカープロセスも途中で終了しました。もう一度呼び、繰り返すならメモリの上限を"
+                "確かめてください。",
+            )
+        )
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import traceback
 
-from safe_embed.errors import SafeEmbedError, WorkerError
+from safe_embed.errors import SafeEmbedError, WorkerError, both
 
 
 def portable(error: BaseException, *, reads_texts: bool = False) -> BaseException:
@@ -22,19 +22,20 @@ def portable(error: BaseException, *, reads_texts: bool = False) -> BaseExceptio
     """
     kind = type(error)
     text = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
+    said = both(text, f"ワーカープロセスで {kind.__name__} が起きました。")
     if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
         sent = error
     else:
         bases = [base for base in kind.__mro__ if base.__module__ == "builtins"]
         base = bases[0] if bases[0] is not Exception else WorkerError
         try:
-            sent = base(text)
+            sent = base(text) if base is not WorkerError else WorkerError(said)
         except TypeError:  # UnicodeError and the like want more
-            sent = WorkerError(text)
+            sent = WorkerError(said)
     try:
         sent = pickle.loads(pickle.dumps(sent))  # noqa: S301 what was pickled here
     except Exception:  # noqa: BLE001 whatever it holds stays here
-        sent = WorkerError(text)
+        sent = WorkerError(said)
     trace = _frames(error) if reads_texts else "".join(traceback.format_exception(error))
     sent.add_note(f"In the worker process:\n{trace}")
     return sent

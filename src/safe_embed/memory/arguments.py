@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.memory.combinators import Joinable
 from safe_embed.memory.sizes import format_size, parse_size
@@ -24,17 +24,38 @@ _POSITIONAL = frozenset({"n", "seconds", "bytes"})
 
 
 # Name of an argument -> its check, and what the message of the ConfigError asks for.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n": (lambda n: isinstance(n, int) and _is_number(n) and n >= 1, "an integer, 1 or more"),
-    "seconds": (lambda time: _is_number(time) and time > 0, "a number greater than 0"),
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "n": (
+        lambda n: isinstance(n, int) and _is_number(n) and n >= 1,
+        "an integer, 1 or more",
+        "1以上の整数",
+    ),
+    "seconds": (
+        lambda time: _is_number(time) and time > 0,
+        "a number greater than 0",
+        "0より大きい数",
+    ),
     "share": (
         lambda share: share is None or (_is_number(share) and 0 < share <= 1),
         "0 < share <= 1",
+        "0より大きく1以下の数",
     ),
-    "jitter": (lambda share: _is_number(share) and 0 <= share < 1, "0 <= jitter < 1"),
-    "bytes": (lambda _: True, "a size"),  # parse_size has checked it
-    "cool_down_seconds": (lambda time: _is_number(time) and time >= 0, "a number, 0 or more"),
-    "at_most": (lambda rung: isinstance(rung, Rung), "a Rung, such as Rung.TRIM"),
+    "jitter": (
+        lambda share: _is_number(share) and 0 <= share < 1,
+        "0 <= jitter < 1",
+        "0以上1未満の数",
+    ),
+    "bytes": (lambda _: True, "a size", "大きさ"),  # parse_size has checked it
+    "cool_down_seconds": (
+        lambda time: _is_number(time) and time >= 0,
+        "a number, 0 or more",
+        "0以上の数",
+    ),
+    "at_most": (
+        lambda rung: isinstance(rung, Rung),
+        "a Rung, such as Rung.TRIM",
+        "Rung.TRIM などの Rung ",
+    ),
 }
 
 
@@ -44,9 +65,13 @@ class CheckedPolicy(Joinable):
 
     def __post_init__(self) -> None:
         for name, value in self._arguments():
-            allowed, needed = _RULES[name]
+            allowed, needed, needed_ja = _RULES[name]
             if not allowed(value):
-                msg = f"{type(self).__name__}: {name}={shown(value)} is invalid. Give {needed}."
+                given = f"{type(self).__name__}: {name}={shown(value)}"
+                msg = both(
+                    f"{given} is invalid. Give {needed}.",
+                    f"{given} は使えません。{needed_ja}を渡してください。",
+                )
                 raise ConfigError(msg)
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import listed, shown
 from safe_embed.memory.types import Reason, ReloadPolicy, Usage
 
@@ -74,7 +74,11 @@ class _Joint(Joinable):
     def __post_init__(self) -> None:
         given = tuple(self.policies)
         if not given or not all(is_policy(policy) for policy in given):
-            msg = f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more."
+            msg = both(
+                f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more.",
+                f"{type(self).__name__} に ({listed(given)}) が渡されました。ポリシーを一つ以上"
+                "渡してください。",
+            )
             raise ConfigError(msg)
         object.__setattr__(self, "policies", tuple(self._flatten(given)))
 

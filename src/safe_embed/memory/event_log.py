@@ -50,9 +50,4 @@ def log_event(event: Event) -> None:
     level = logging.INFO if event.kind == "remedy" else logging.WARNING
     if event.rung == Rung.TRIM:
         level = logging.DEBUG
-    logger.log(
-        level,
-        "%s: %s (%s), held %s -> %s bytes in %.3f s%s",
-        *(event.rung.name, event.kind, event.reason, event.before.held_bytes),
-        *(event.after.held_bytes, event.seconds, f", {event.error}" if event.error else ""),
-    )
+    logger.log(level, "%s", event)

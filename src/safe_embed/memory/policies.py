@@ -13,12 +13,12 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.memory.arguments import CheckedPolicy
 from safe_embed.memory.combinators import AllOf, AnyOf, is_policy
 from safe_embed.memory.cool_down import CoolDown
-from safe_embed.memory.sizes import format_mib, parse_size
+from safe_embed.memory.sizes import format_mib, is_size, parse_size
 from safe_embed.memory.types import Reason, ReloadPolicy, Rung, Usage
 
 _JITTER = 0.1
@@ -212,8 +212,13 @@ class MemoryAbove(CheckedPolicy):
 
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.share is None):
-            msg = f"bytes={shown(self.bytes)}, share={shown(self.share)}: give exactly one of them."
-            raise ConfigError(f"MemoryAbove: {msg}")
+            given = f"bytes={shown(self.bytes)}, share={shown(self.share)}"
+            raise ConfigError(
+                both(
+                    f"MemoryAbove: {given}: give exactly one of them.",
+                    f"MemoryAbove: {given}: どちらか一方だけを渡してください。",
+                )
+            )
         if self.bytes is not None:
             object.__setattr__(self, "bytes", parse_size(self.bytes))
         CheckedPolicy.__post_init__(self)
@@ -267,23 +272,32 @@ def default_policy() -> ReloadPolicy:
     )
 
 
-def resolve_policy(policy: ReloadPolicy | None) -> ReloadPolicy:
+def resolve_policy(policy: ReloadPolicy | str | None) -> ReloadPolicy:
     """Check the value of the argument ``reload``.
 
     Args:
-        policy: A policy; ``None`` disables automatic remedies.
+        policy: A policy; a size such as ``"200 MiB"`` for the growth that is allowed, as in
+            :class:`MemoryGrowth`; ``None`` disables automatic remedies.
 
     Returns:
-        *policy*; ``Never()`` for ``None``.
+        The policy; ``Never()`` for ``None``.
 
     Raises:
-        ConfigError: If *policy* is neither a policy nor ``None``.
+        ConfigError: If *policy* is none of these.
     """
     if policy is None:
         return Never()
+    if isinstance(policy, str) and is_size(policy):
+        return MemoryGrowth(policy)
     if not is_policy(policy):
-        msg = f"reload={shown(policy)} is not a policy. Give one such as EveryCalls(10), or None."
-        raise ConfigError(msg)
+        raise ConfigError(
+            both(
+                f"reload={shown(policy)} is not a policy. Use one such as EveryCalls(10), a size "
+                "such as '200 MiB' for the growth that is allowed, 'default', or None.",
+                f"reload={shown(policy)} は使えません。EveryCalls(10) のようなポリシー、増加の上限"
+                "（'200 MiB' など）、'default'、None のどれかを渡してください。",
+            )
+        )
     return policy
 
 

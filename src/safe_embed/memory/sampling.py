@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import psutil
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.memory.limits import (
     Limit,
     address_space_limit,
@@ -263,7 +263,10 @@ class Sampler:
         self, device: str | None = None, *, min_seconds: float = 0.1, costly_seconds: float = 1.0
     ) -> None:
         if min(min_seconds, costly_seconds) < 0:
-            msg = f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: give 0 or more."
+            msg = both(
+                f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: give 0 or more.",
+                f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: 0以上にします。",
+            )
             raise ConfigError(msg)
         libc = ctypes.CDLL(None) if os.name == "posix" else None
         self._device = device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|[KMGT]i?B)", re.ASCII)
@@ -34,9 +34,27 @@ def parse_size(size: object) -> int:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     number = int(float(match[1]) * _UNITS[match[2]]) if match else size
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        msg = f"{shown(size)} is not a memory size. Give bytes, or a text such as '300 MiB'."
-        raise ConfigError(msg)
+        raise ConfigError(
+            both(
+                f"{shown(size)} is not a memory size. Give bytes, or a text such as '300 MiB'.",
+                f"{shown(size)} はメモリの大きさではありません。バイト数か '300 MiB' のような"
+                "文字列を渡してください。",
+            )
+        )
     return number
+
+
+def is_size(text: str) -> bool:
+    """Tell whether a string is a size that :func:`parse_size` can parse.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        Whether it is, and of one byte or more.
+    """
+    match = _SIZE.fullmatch(text)
+    return match is not None and float(match[1]) * _UNITS[match[2]] >= 1
 
 
 def format_size(size: int) -> int | str:
@@ -53,13 +71,13 @@ def format_size(size: int) -> int | str:
     return size if scale == 1 else f"{size // scale} {unit}"
 
 
-def format_mib(size: float) -> str:
+def format_mib(size: float | None) -> str:
     """Format a size in MiB for messages.
 
     Args:
-        size: In bytes.
+        size: In bytes; ``None`` if it is not known.
 
     Returns:
-        A string such as ``"1,024 MiB"``.
+        A string such as ``"1,024 MiB"``; ``"-"`` for ``None``.
     """
-    return f"{size / 2**20:,.0f} MiB"
+    return "-" if size is None else f"{size / 2**20:,.0f} MiB"

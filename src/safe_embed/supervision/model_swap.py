@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from safe_embed.errors import ReloadError
 from safe_embed.inference.engine import Engine
 from safe_embed.memory.types import MemorySample
 from safe_embed.supervision.conditions import Conditions
@@ -24,6 +23,7 @@ from safe_embed.upstream.attributes import (
     task_limits,
     weights_bytes,
 )
+from safe_embed.upstream.files import other_vectors
 from safe_embed.upstream.same_model import CANARY, is_same
 from safe_embed.upstream.settings import ModelFacts, ModelSettings, apply_settings
 from safe_embed.upstream.source import Loading, ModelSource
@@ -189,7 +189,7 @@ class ModelSwap:
             model.to(look.dtype)
         fresh = replace(self._engine, model=model, tokenizer=self._source.tokenizer_of(model))
         if not is_same(look.canary, self.canary(fresh)):
-            raise ReloadError("The model that was loaded gives other vectors than the one before.")
+            raise other_vectors()
         bound_tokenizer_cache(fresh.tokenizer)
         self._engine.model, self._engine.tokenizer = fresh.model, fresh.tokenizer
         self._lost = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from safe_embed.errors import ReloadError
+from safe_embed.errors import ReloadError, both
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,16 @@ class ReloadRequest:
         if error is None:
             self.done(None)
             return
-        left = "there is none now" if is_lost else "the old one serves on"
+        left, left_ja = (
+            ("there is none now", "いまはモデルがありません")
+            if is_lost
+            else ("the old one serves on", "前のモデルで続けます")
+        )
         failed = ReloadError(
-            f"The model could not be loaded anew; {left}. See the error before this one."
+            both(
+                f"The model could not be loaded anew; {left}. See the error before this one.",
+                f"モデルを読み込み直せませんでした。{left_ja}。直前のエラーを見てください。",
+            )
         )
         failed.__cause__ = error
         self.done(failed)
@@ -47,6 +54,10 @@ def not_loaded_here() -> ReloadError:
         The error.
     """
     return ReloadError(
-        "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
-        "folder or a loader to SafeEncoder instead of a SentenceTransformer."
+        both(
+            "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
+            "folder or a loader to SafeEncoder instead of a SentenceTransformer.",
+            "読み込み済みの SentenceTransformer は読み込み直せません。SafeEncoder には、モデル名、"
+            "フォルダー、ローダーのどれかを渡してください。",
+        )
     )

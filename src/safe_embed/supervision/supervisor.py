@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from safe_embed.errors import ReloadError
+from safe_embed.errors import ReloadError, both
 from safe_embed.foreign import called
 from safe_embed.inference.engine import Engine
 from safe_embed.inference.request import Settings
@@ -164,9 +164,13 @@ class Supervisor:
                 pass
         if self.swap.is_lost:
             raise ReloadError(
-                "There is no model: there was no room for two, and after the old one was dropped "
-                "the new one could not be loaded. It is tried again with later calls; the log says "
-                "why it failed."
+                both(
+                    "There is no model: there was no room for two, and after the old one was "
+                    "dropped the new one could not be loaded. It is tried again with later calls; "
+                    "the log says why it failed.",
+                    "モデルがありません。二つを置くメモリがなく、前のモデルを捨てたあとで、新しい"
+                    "モデルを読み込めませんでした。次の呼び出しでまた試します。理由はログにあります。",
+                )
             )
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)

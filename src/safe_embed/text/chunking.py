@@ -18,8 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from safe_embed.errors import ConfigError, TextTooLongError
-from safe_embed.foreign import called
+from safe_embed.errors import ConfigError, TextTooLongError, both
 from safe_embed.text.boundaries import (
     Boundary,
     boundary_levels,
@@ -27,14 +26,13 @@ from safe_embed.text.boundaries import (
     outside_headings,
 )
 from safe_embed.text.graphemes import (
-    at_cluster_ends,
     between_clusters,
     cluster_cuts,
     spans_between,
 )
 from safe_embed.text.packing import pack
 from safe_embed.text.span_table import Pieces, Unit
-from safe_embed.text.user_splitters import check_tiling
+from safe_embed.text.user_splitters import checked_split
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
 
 Mode = Literal["packed", "spans"]
@@ -86,9 +84,12 @@ class Chunker:
         """
         room = budget - reader.overhead_tokens
         if room < 1:
-            msg = (
-                f"The prompt and the special tokens take {reader.overhead_tokens} of the {budget} "
-                "tokens that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens."
+            taken = reader.overhead_tokens
+            msg = both(
+                f"The prompt and the special tokens take {taken} of the {budget} tokens that a "
+                "chunk may have. Use a shorter prompt or a larger max_chunk_tokens.",
+                f"プロンプトと特殊トークンだけで、チャンクの {budget} トークンのうち {taken} を"
+                "使います。プロンプトを短くするか、max_chunk_tokens を大きくしてください。",
             )
             raise ConfigError(msg)
         job = _Job(texts, reader, budget, room, first_index)
@@ -211,7 +212,7 @@ class _Job:
 
     def split_anywhere(self, splitter: Splitter, unit: Unit) -> list[Span]:
         """Cut a unit with a splitter; spans are relative to the unit's start."""
-        return _split(splitter, self.text_of(unit))
+        return checked_split(splitter, self.text_of(unit))
 
     def text_of(self, unit: Unit) -> str:
         """Return the characters of a unit."""
@@ -233,9 +234,11 @@ class _Job:
         if not cuts:
             if chars == 1:
                 index = self.first_index + unit.text_index
-                msg = (
+                msg = both(
                     f"The character at position {start} of input {index} alone has more tokens "
-                    f"than the {self.room} that a chunk may hold. Use a larger max_chunk_tokens."
+                    f"than the {self.room} that a chunk may hold. Use a larger max_chunk_tokens.",
+                    f"入力 {index} の位置 {start} の一文字だけで、チャンクの {self.room} トークンを"
+                    "超えます。max_chunk_tokens を大きくしてください。",
                 )
                 raise TextTooLongError(msg, (index,))
             cuts = [start + chars // 2]
@@ -336,11 +339,3 @@ class _Job:
         ends = [chunk.span.end for chunk in ordered[:-1]]
         cuts = set(ends).difference(between_clusters(self.texts[index], ends))
         return ChunkedInput(ordered, is_long, tuple(sorted(cuts)))
-
-
-def _split(splitter: Splitter, text: str) -> list[Span]:
-    """Cut a text with a splitter, and move cuts inside a grapheme cluster to its end."""
-    spans = called("The splitter", lambda: check_tiling(text, splitter.split(text), splitter))
-    cuts = [span.end for span in spans[:-1]]
-    moved = at_cluster_ends(text, cuts)
-    return spans if moved == cuts else spans_between(moved, len(text))

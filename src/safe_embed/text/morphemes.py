@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.text.graphemes import keep_whole, spans_between
 from safe_embed.types import Span
@@ -213,11 +213,13 @@ def _load_mecab() -> Callable[[str], str]:
         paths = f"-r {shlex.quote(str(folder / 'mecabrc'))} -d {shlex.quote(str(folder))}"
         tagger = fugashi.GenericTagger(f"{paths} -O '' -F '{_NODE}' -U '{_NODE}' -E .")
     except (ImportError, RuntimeError) as err:
+        command = "pip install --force-reinstall fugashi unidic-lite"
         raise ConfigError(
-            "MorphemeSplitter cannot load fugashi or its dictionary unidic-lite, which it needs. "
-            "Install them with: pip install --force-reinstall fugashi unidic-lite\n"
-            "fugashi または辞書 unidic-lite を読み込めません。次を実行してください: "
-            "pip install --force-reinstall fugashi unidic-lite"
+            both(
+                "MorphemeSplitter cannot load fugashi or its dictionary unidic-lite, which it "
+                f"needs. Install them with: {command}",
+                f"fugashi または辞書 unidic-lite を読み込めません。次を実行してください: {command}",
+            )
         ) from err
     parse: Callable[[str], str] = tagger.parse
     return parse
@@ -250,10 +252,17 @@ class MorphemeSplitter:
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
-            msg = f"unit={shown(self.unit)} is not known. Use one of {', '.join(get_args(Unit))}."
+            units = ", ".join(get_args(Unit))
+            msg = both(
+                f"unit={shown(self.unit)} is not known. Use one of {units}.",
+                f"unit={shown(self.unit)} は使えません。{units} のどれかにしてください。",
+            )
             raise ConfigError(msg)
         if self.depth is not None and self.depth < 0:
-            msg = f"depth={shown(self.depth)} is negative. Use 0 or more, or None for any depth."
+            msg = both(
+                f"depth={shown(self.depth)} is negative. Use 0 or more, or None for any depth.",
+                f"depth={shown(self.depth)} は負です。0以上か、無制限なら None にしてください。",
+            )
             raise ConfigError(msg)
 
     def split(self, text: str) -> list[Span]:

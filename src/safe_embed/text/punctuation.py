@@ -13,7 +13,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.text.graphemes import (
     BLANK,
@@ -209,12 +209,17 @@ class PunctuationSplitter:
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
-            msg = (
-                f"level={shown(self.level)} is not known. Use one of {', '.join(get_args(Level))}."
+            levels = ", ".join(get_args(Level))
+            msg = both(
+                f"level={shown(self.level)} is not known. Use one of {levels}.",
+                f"level={shown(self.level)} は使えません。{levels} のどれかにしてください。",
             )
             raise ConfigError(msg)
         if self.depth is not None and self.depth < 0:
-            msg = f"depth={shown(self.depth)} is negative. Use 0 or more, or None for any depth."
+            msg = both(
+                f"depth={shown(self.depth)} is negative. Use 0 or more, or None for any depth.",
+                f"depth={shown(self.depth)} は負です。0以上か、無制限なら None にしてください。",
+            )
             raise ConfigError(msg)
         pattern = _compile(self.level, line_breaks=self.line_breaks)
         object.__setattr__(self, "_pattern", pattern)

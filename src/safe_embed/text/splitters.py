@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
@@ -39,9 +39,11 @@ def resolve_splitter(spec: SplitterLike) -> Splitter:
         return spec
     if callable(spec):
         return FunctionSplitter(spec)
-    msg = (
+    msg = both(
         f"splitter={shown(spec)} is not a splitter. Use 'punctuation', 'morphemes', a compiled "
-        "regular expression, an object with split(text), or a function from a text to its pieces."
+        "regular expression, an object with split(text), or a function from a text to its pieces.",
+        f"splitter={shown(spec)} は使えません。'punctuation'、'morphemes'、コンパイルした正規表現、"
+        "split(text) を持つオブジェクト、文章から断片を返す関数のどれかを渡してください。",
     )
     raise ConfigError(msg)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import called, shown
 from safe_embed.text.graphemes import at_cluster_ends, spans_between
-from safe_embed.types import Span
+from safe_embed.types import Span, Splitter
 
 # re.split by an expression that can match nothing returns empty pieces at every character, and more
 # for its groups. A function that returns more empty pieces than this is taken as endless.
@@ -48,7 +48,10 @@ class RegexSplitter:
         if isinstance(
             compiled, str
         ):  # raised here, without re's own error, which holds the pattern
-            msg = f"pattern={shown(self.pattern)} is not a valid regular expression: {compiled}."
+            msg = both(
+                f"pattern={shown(self.pattern)} is not a valid regular expression: {compiled}.",
+                f"pattern={shown(self.pattern)} は正規表現として正しくありません（{compiled}）。",
+            )
             raise ConfigError(msg)
         object.__setattr__(self, "pattern", compiled)
 
@@ -123,16 +126,20 @@ class FunctionSplitter:
         for number, piece in enumerate(_items(self.function(text), "The splitter function")):
             start, end = self._locate(text, piece, last_end)
             if number - len(starts) > most_empty:
-                msg = (
+                msg = both(
                     f"The splitter function gave {number} pieces of a text of {len(text)} "
-                    "characters, most of them empty. It must give a finite number of pieces."
+                    "characters, most of them empty. It must give a finite number of pieces.",
+                    f"分割関数が {len(text)} 字から断片を {number} 個返し、ほとんどが空です。"
+                    "限りある個数にしてください。",
                 )
                 raise ConfigError(msg)
             if start < last_end or not start <= end <= len(text):
-                msg = (
+                msg = both(
                     f"The splitter function gave a piece (number {number}) that does not follow "
                     f"the one before it in the text of {len(text)} characters. A splitter must "
-                    "give unchanged pieces of the text, in order."
+                    "give unchanged pieces of the text, in order.",
+                    f"分割関数が返した {number} 番が、{len(text)} 字で前から続いていません。"
+                    "断片を、変えずに、順に返してください。",
                 )
                 raise ConfigError(msg)
             if start < end:
@@ -149,12 +156,34 @@ class FunctionSplitter:
             return start, start + len(piece)
         span = _span_of(piece)
         if span is None:
-            msg = (
+            msg = both(
                 f"The splitter function gave {type(piece).__name__}. It must give the pieces of "
-                "the text as str, or (start, end) pairs of int."
+                "the text as str, or (start, end) pairs of int.",
+                f"分割関数が {type(piece).__name__} を返しました。文章の断片（str）か、整数の組 "
+                "(start, end) を返してください。",
             )
             raise ConfigError(msg)
         return span
+
+
+def checked_split(splitter: Splitter, text: str) -> list[Span]:
+    """Cut a text with any splitter, and move cuts inside a grapheme cluster to its end.
+
+    Args:
+        splitter: Perhaps a user's own.
+        text: Any string.
+
+    Returns:
+        The spans in order; they tile the text.
+
+    Raises:
+        ConfigError: As :func:`check_tiling`, or if the splitter raises an exception that would end or
+            cancel the caller.
+    """
+    spans = called("The splitter", lambda: check_tiling(text, splitter.split(text), splitter))
+    cuts = [span.end for span in spans[:-1]]
+    moved = at_cluster_ends(text, cuts)
+    return spans if moved == cuts else spans_between(moved, len(text))
 
 
 def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
@@ -177,17 +206,22 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
     for given in _items(spans, name):
         span = _span_of(given)
         if span is None:
-            msg = (
-                f"{name} gave span {len(checked)} as {type(given).__name__}. It must be a "
-                "(start, end) pair of int. A function that gives the pieces can be passed as it is."
+            msg = both(
+                f"{name} gave span {len(checked)} as {type(given).__name__}. It must be a (start, "
+                "end) pair of int. A function that gives the pieces can be passed as it is.",
+                f"{name} の {len(checked)} 番の範囲が {type(given).__name__} です。整数の組 "
+                "(start, end) を返してください。断片を返す関数なら、そのまま渡せます。",
             )
             raise ConfigError(msg)
         start, end = span
         if start != last_end or end <= start:
-            msg = (
+            msg = both(
                 f"{name} gave span {len(checked)} as ({shown(start)}, {shown(end)}) where a span "
                 f"that starts at {last_end} is needed. Spans must tile the text: each starts where "
-                "the previous one ends, and none is empty."
+                "the previous one ends, and none is empty.",
+                f"{name} の {len(checked)} 番の範囲が ({shown(start)}, {shown(end)}) ですが、"
+                f"{last_end} から始まらなければなりません。範囲は隙間も重なりもなく並べ、"
+                "空にしないでください。",
             )
             raise ConfigError(msg)
         checked.append(span)
@@ -195,9 +229,11 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
         if last_end > len(text):
             break
     if last_end != len(text):
-        msg = (
+        msg = both(
             f"{name} gave spans up to {shown(last_end)} for a text of {len(text)} characters. "
-            "Spans must cover the whole text."
+            "Spans must cover the whole text.",
+            f"{name} の範囲が {len(text)} 字の文章の {shown(last_end)} で終わっています。"
+            "文章全体を覆ってください。",
         )
         raise ConfigError(msg)
     return checked
@@ -208,8 +244,11 @@ def _items(result: Any, name: str) -> Iterator[Any]:
     try:
         return iter(result)
     except TypeError:
-        msg = (
-            f"{name} gave {type(result).__name__}. It must give a (start, end) pair for each piece."
+        msg = both(
+            f"{name} gave {type(result).__name__}. It must give a (start, end) pair for each "
+            "piece.",
+            f"{name} が {type(result).__name__} を返しました。断片ごとに (start, end) の組を"
+            "返してください。",
         )
         raise ConfigError(msg) from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-from safe_embed.errors import ReloadError
+from safe_embed.errors import ReloadError, both
 
 # (path, size in bytes, modification time in ns or the name of the blob in a Hugging Face cache)
 Mark = tuple[str, int, int | str]
@@ -51,10 +51,29 @@ def files_changed(paths: Sequence[str]) -> ReloadError:
     """
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     return ReloadError(
-        f"The files of the model have changed since it was loaded: {paths[0]}{more}. Vectors of "
-        "two models must not be mixed. Restore the files, or make a new SafeEncoder for the new "
-        "model.\nモデルのファイルが、読み込んだときから変わっています。ファイルを元に戻すか、"
-        "SafeEncoder を作り直してください。"
+        both(
+            f"The files of the model have changed since it was loaded: {paths[0]}{more}. Vectors "
+            "of two models must not be mixed. Restore the files, or make a new SafeEncoder for the "
+            "new model.",
+            f"モデルのファイルが、読み込んだときから変わっています（{paths[0]}{more}）。ファイルを"
+            "元に戻すか、SafeEncoder を作り直してください。",
+        )
+    )
+
+
+def other_vectors() -> ReloadError:
+    """Make the error for a fresh model that gives other vectors than the one before.
+
+    Returns:
+        The error.
+    """
+    return ReloadError(
+        both(
+            "The model that was loaded gives other vectors than the one before. Vectors of two "
+            "models must not be mixed: make a new SafeEncoder for the new model.",
+            "読み込み直したモデルが、前のモデルと違うベクトルを作ります。新しいモデルには "
+            "SafeEncoder を作り直してください。",
+        )
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 
 
 class _Use(NamedTuple):
@@ -125,7 +125,7 @@ def refuse_other_kinds(model: object, *, loader: bool = False) -> None:
         if loader
         else ("model is", f"model に {kind.__name__} が渡されました。")
     )
-    raise ConfigError(f"{given} {name}, which {english}.\n{given_ja}{japanese}")
+    raise ConfigError(both(f"{given} {name}, which {english}.", f"{given_ja}{japanese}"))
 
 
 def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
@@ -152,12 +152,12 @@ def refuse_what_needs_arguments(loader: Callable[..., Any]) -> None:
             if param.default is param.empty
             and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         ]
-        msg = (
+        msg = both(
             f"model is {name!r}, a callable that requires {', '.join(required)}. A loader "
             "must work without arguments. Pass a function without arguments that returns a "
-            "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.\n"
-            f"{name!r} は引数なしでは呼べません。引数なしで SentenceTransformer を返す関数"
-            "（functools.partial など）か、SentenceTransformer を渡してください。"
+            "SentenceTransformer, such as functools.partial(load, ...), or a SentenceTransformer.",
+            f"{name!r} には引数 {', '.join(required)} が必要です。引数なしで SentenceTransformer を"
+            "返す関数（functools.partial など）か、SentenceTransformer を渡してください。",
         )
         raise ConfigError(msg) from None
 
@@ -175,14 +175,19 @@ def refuse_what_is_no_model(model: object, *, loader: bool = False) -> NoReturn:
     name = type(model).__name__
     if not loader:
         raise ConfigError(
-            f"model is {_with_article(name)}. Pass a SentenceTransformer or the name of a model.\n"
-            f"model に {name} が渡されました。SentenceTransformer かモデル名を渡してください。"
+            both(
+                f"model is {_with_article(name)}. Pass a SentenceTransformer or a model's name.",
+                f"model に {name} が渡されました。SentenceTransformer かモデル名を渡してください。",
+            )
         )
     is_name = isinstance(model, str | os.PathLike)
     hint = " To load a model by its name, pass the name instead of a loader." if is_name else ""
     raise ConfigError(
-        f"The loader returned {_with_article(name)}. It must return a SentenceTransformer.{hint}\n"
-        f"ローダーが {name} を返しました。SentenceTransformer を返してください。"
+        both(
+            f"The loader returned {_with_article(name)}. It must return a SentenceTransformer."
+            f"{hint}",
+            f"ローダーが {name} を返しました。SentenceTransformer を返してください。",
+        )
     )
 
 
@@ -215,8 +220,10 @@ def refuse_other_files(spec: str, options: Mapping[str, Any]) -> None:
     if use is not None:
         english, japanese = use
         raise ConfigError(
-            f"{spec!r} holds {_with_article(name)}, which {english}.\n"
-            f"{spec!r} は {name} です。{japanese}"
+            both(
+                f"{spec!r} holds {_with_article(name)}, which {english}.",
+                f"{spec!r} は {name} です。{japanese}",
+            )
         )
 
 
@@ -271,7 +278,7 @@ def _read_json(path: Path | Literal[False] | None) -> dict[str, Any]:
 
 
 # What to type where sentence-transformers 6 makes a chat message of every text.
-_CHAT_TEMPLATE = (
+_CHAT_TEMPLATE = both(
     "The tokenizer has a chat template, and no modules.json of the model says that it reads plain "
     "text: sentence-transformers would make a chat message of every text. If it is a model for "
     "embeddings, pass a function that puts its modules together:\n"
@@ -280,9 +287,10 @@ _CHAT_TEMPLATE = (
     "    first = Transformer(folder, modality_config={'text': text}, "
     "module_output_name='token_embeddings')\n"
     "    return SentenceTransformer(modules=[first, Pooling(first.get_embedding_dimension())])\n"
-    "encoder = SafeEncoder(load)\n"
+    "encoder = SafeEncoder(load)",
     "modules.json がなく、トークナイザーにチャットテンプレートがあるので、文章がチャットの"
-    "発言として読まれます。埋め込み用のモデルなら、上のようにモジュールを組み立てる関数を渡してください。"
+    "発言として読まれます。埋め込み用のモデルなら、上のようにモジュールを組み立てる関数を渡して"
+    "ください。",
 )
 
 
@@ -303,9 +311,11 @@ def check_module(module: Any) -> None:
     if countable and "message" in getattr(module, "modality_config", ()):
         raise ConfigError(_CHAT_TEMPLATE)
     if not countable:
-        msg = (
+        msg = both(
             f"The first module of the model is {type(module).__name__}, whose tokens safe_embed "
-            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding."
+            "cannot count. Use a model that begins with a text Transformer or a StaticEmbedding.",
+            f"モデルの先頭のモジュール {type(module).__name__} では、トークンを数えられません。"
+            "Transformer か StaticEmbedding で始まるモデルを使ってください。",
         )
         raise ConfigError(msg)
     if hasattr(tokenizer, "model_input_names"):
@@ -320,14 +330,16 @@ def _check_padding(tokenizer: Any) -> None:
     kinds = ("eos_token", "unk_token", "sep_token", "cls_token")
     other = next((name for name in kinds if getattr(tokenizer, name, None)), None)
     value = f"tokenizer.{other}" if other else "'a token of its vocabulary'"
-    raise ConfigError(
+    msg = both(
         f"The tokenizer, {type(tokenizer).__name__}, has no padding token, which is needed for "
         "batches of texts of different lengths. Set it in a function that loads the model:\n"
         "def load():\n"
         "    model = SentenceTransformer(...)\n"
         f"    model.tokenizer.pad_token = model.{value}\n"
         "    return model\n"
-        "encoder = SafeEncoder(load)\n"
-        "トークナイザーにパディングトークンがないので、長さの違う文章をまとめて処理できません。"
-        "上のように、モデルを読み込む関数の中で pad_token を設定してください。"
+        "encoder = SafeEncoder(load)",
+        f"トークナイザー {type(tokenizer).__name__} にパディングトークンがないので、長さの違う"
+        "文章をまとめて処理できません。上のように、モデルを読み込む関数の中で pad_token を設定して"
+        "ください。",
     )
+    raise ConfigError(msg)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import listed
 from safe_embed.types import Encoding
 from safe_embed.upstream.tokenizer import ModelReader
@@ -143,12 +143,13 @@ def reader_kind(model: SentenceTransformer, tokenizer: Any) -> type[ModelReader]
             if kind is OwnReader:
                 logger.info("Texts are read through %s, as the model does.", _name(model))
             return kind
-    msg = (
+    msg = both(
         f"{_name(model)} gives the model another input than its tokenizer does: "
         f"{listed(sorted(differences))}. safe_embed cannot make it. Use a model whose preprocess "
-        "gives input_ids and attention_mask, or change texts before you pass them to encode.\n"
-        "モデル独自の前処理が作る入力を、safe_embed は再現できません。"
-        "encode に渡す前に、文章を前処理してください。"
+        "gives input_ids and attention_mask, or change texts before you pass them to encode.",
+        f"{_name(model)} の前処理が作る入力 {listed(sorted(differences))} を、safe_embed は"
+        "作れません。input_ids と attention_mask を作る前処理のモデルを使うか、encode に渡す前に文章を"
+        "処理してください。",
     )
     raise ConfigError(msg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from safe_embed.errors import ReloadError
 from safe_embed.types import FloatArray
-from safe_embed.upstream.files import files_changed
+from safe_embed.upstream.files import files_changed, other_vectors
 from safe_embed.upstream.settings import ModelFacts
 
 CANARY = "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。"
@@ -46,5 +46,5 @@ def difference(known: ModelFacts, fresh: ModelFacts, *, in_one_pool: bool) -> Re
     if known.canary is None or fresh.canary is None or not (in_one_pool or has_one_form):
         return None
     if not is_same(known.canary, fresh.canary):
-        return ReloadError("The model that was loaded gives other vectors than the one before.")
+        return other_vectors()
     return None

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safe_embed.errors import ConfigError
-from safe_embed.foreign import called, listed
+from safe_embed.errors import ConfigError, both
+from safe_embed.foreign import called, listed, suggested
+from safe_embed.upstream.arguments import unknown_names
 from safe_embed.upstream.attributes import stated_limit
 from safe_embed.upstream.bfloat16 import try_bfloat16
 from safe_embed.upstream.files import Fingerprint, Identity, files_changed, mark_of, marks_below
@@ -62,24 +63,32 @@ class ModelSource:
     def __post_init__(self) -> None:
         refuse_other_kinds(self.spec)
         if not (self.is_loaded or callable(self.spec) or isinstance(self.spec, str | os.PathLike)):
-            msg = (
+            msg = both(
                 f"model is {type(self.spec).__name__}. Use a model name, a folder, 'offline', a "
-                "function that gives a SentenceTransformer, or a SentenceTransformer.\n"
-                "model にはモデル名、フォルダー、'offline'、SentenceTransformer の"
-                "どれかを渡してください。"
+                "function that gives a SentenceTransformer, or a SentenceTransformer.",
+                f"model に {type(self.spec).__name__} が渡されました。モデル名、フォルダー、"
+                "'offline'、SentenceTransformer を返す関数、SentenceTransformer の"
+                "どれかを渡してください。",
             )
             raise ConfigError(msg)
         self._check_source()
         if self.options and (self.is_loaded or callable(self.spec)):
-            msg = (
+            msg = both(
                 f"{listed(self.options)} cannot be used: the model is not loaded "
-                "here. Pass such arguments where you make the SentenceTransformer."
+                "here. Pass such arguments where you make the SentenceTransformer.",
+                f"モデルをここで読み込まないので、{listed(self.options)} は使えません。"
+                "SentenceTransformer を作るところで渡してください。",
             )
             raise ConfigError(msg)
         if self.dtype is not None and self.is_loaded:
             raise ConfigError(
-                "dtype='auto' cannot be used: the model was loaded elsewhere, and others may use "
-                "it. Pass a name, a folder or a loader, or call model.to(torch.bfloat16) yourself."
+                both(
+                    "dtype='auto' cannot be used: the model was loaded elsewhere, and others may "
+                    "use it. Pass a name, a folder or a loader, or call model.to(torch.bfloat16) "
+                    "yourself.",
+                    "すでに読み込まれたモデルでは dtype='auto' を使えません。モデル名、フォルダー、"
+                    "ローダーのどれかを渡すか、自分で model.to(torch.bfloat16) を呼んでください。",
+                )
             )
         is_new = self.files is None and isinstance(self.spec, str | os.PathLike)
         if is_new and Path(self.spec).is_dir():
@@ -279,13 +288,11 @@ class ModelSource:
 
     def _check_options(self, kind: type) -> None:
         known = inspect.signature(kind).parameters
-        unknown = [name for name in self.options if name not in known]
+        # tokenizer_kwargs is in the signature of 5.x alone, but 6.x takes it by that name too.
+        names = [*list(known)[1:], "tokenizer_kwargs"]
+        unknown = [name for name in self.options if name not in names]
         if unknown:
-            msg = (
-                f"SafeEncoder has no argument {listed(unknown)}, and neither has the "
-                f"installed SentenceTransformer. It knows: {', '.join(list(known)[1:])}."
-            )
-            raise ConfigError(msg)
+            raise ConfigError(unknown_names(unknown, suggested(unknown[0], names), names))
 
 
 class Loading:

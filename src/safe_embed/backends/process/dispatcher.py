@@ -33,7 +33,7 @@ from safe_embed.backends.process.messages import (
 from safe_embed.backends.process.slots import WorkerSpec
 from safe_embed.backends.process.worker_handle import WorkerHandle
 from safe_embed.backends.process.workers import Listener, Workers
-from safe_embed.errors import WorkerError
+from safe_embed.errors import WorkerError, both
 from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Settings
 from safe_embed.inference.tasks import Flow, Work
@@ -42,6 +42,11 @@ from safe_embed.memory.types import Event, Hook, Rung, Stats, WorkerState
 from safe_embed.upstream.settings import ModelState
 
 logger = logging.getLogger("safe_embed")
+
+_NOTHING = both(
+    "A task gave nothing. Call it again; if it comes again, make a new SafeEncoder.",
+    "処理の結果がありません。もう一度呼び、繰り返すなら SafeEncoder を作り直してください。",
+)
 
 
 class Dispatcher(EventLoop):
@@ -96,7 +101,12 @@ class Dispatcher(EventLoop):
             WorkerError: If the first worker is not ready yet.
         """
         if self._workers.model is None:
-            raise WorkerError("The first worker is not ready yet.")
+            raise WorkerError(
+                both(
+                    "The first worker is not ready yet. Call it again a moment later.",
+                    "最初のワーカープロセスの準備ができていません。少し待ってから呼んでください。",
+                )
+            )
         return self._workers.model
 
     def configure(self, **changes: Any) -> None:
@@ -273,7 +283,7 @@ class Dispatcher(EventLoop):
         if call is None or pending is None:
             return
         if done.outcome is None:
-            self.calls.fail(call, done.error or WorkerError("A task gave nothing."))
+            self.calls.fail(call, done.error or WorkerError(_NOTHING))
             return
         self._done = self._done.plus(done.outcome.work)
         if done.outcome.device is not None:  # which works: later workers go there

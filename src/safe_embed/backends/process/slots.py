@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from safe_embed.backends.process.worker_handle import WorkerHandle
-from safe_embed.errors import WorkerError
+from safe_embed.errors import WorkerError, both
 from safe_embed.inference.request import Settings
 from safe_embed.ipc.surroundings import Surroundings
 from safe_embed.memory.types import ReloadPolicy
@@ -78,9 +78,31 @@ def no_worker_error(times: int, wait_seconds: float, error: BaseException) -> Wo
     """
     tried = f", {times} times in a row" if times > 1 else ""
     failed = WorkerError(
-        f"No worker process could be begun{tried}; it is tried again in {wait_seconds:.0f} s. "
-        f"The last error: {type(error).__name__}: {error}\n"
-        "ワーカープロセスを起動できません。上のエラーを確認してください。"
+        both(
+            f"No worker process could be begun{tried}; it is tried again in {wait_seconds:.0f} s. "
+            f"The last error: {type(error).__name__}: {error}",
+            f"ワーカープロセスを起動できません。{wait_seconds:.0f} 秒後にまた試します。"
+            "上のエラーを確認してください。",
+        )
     )
     failed.__cause__ = error
     return failed
+
+
+def ended_early(ending: str) -> WorkerError:
+    """Make the error of a worker process that has ended before its model was loaded.
+
+    Args:
+        ending: How it has ended.
+
+    Returns:
+        The error.
+    """
+    return WorkerError(
+        both(
+            f"The worker process ended before its model was loaded: {ending}. What it wrote last "
+            "stands in the standard error output.",
+            f"モデルを読み込む前にワーカープロセスが終了しました（{ending}）。最後の出力は標準エラー"
+            "出力にあります。",
+        )
+    )

@@ -33,7 +33,7 @@ from safe_embed.backends.process.messages import (
     ToWorker,
     WorkerReady,
 )
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.inference.tasks import (
     ChunkTexts,
     CopyTokenizer,
@@ -263,12 +263,12 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
         except ConnectionClosedError:
             os._exit(0)
         except UnreadableMessageError as error:
-            msg = (
+            msg = both(
                 "What was passed to SafeEncoder cannot be used in a process of its own: "
                 f"{error}. A loader, a splitter or a policy of your own "
-                "must stand in a module that can be imported, not in __main__ or a notebook.\n"
+                "must stand in a module that can be imported, not in __main__ or a notebook.",
                 "isolation='process' では、自作の関数やクラスは import できるモジュールに"
-                "置いてください。"
+                "置いてください（__main__ やノートブックには置けません）。",
             )
             message = ConfigError(msg)
         inbox.put(message)

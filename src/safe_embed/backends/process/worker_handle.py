@@ -11,7 +11,7 @@ from typing import Any
 
 from safe_embed.backends.calls import PendingCall, PendingTask
 from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
-from safe_embed.errors import WorkerError
+from safe_embed.errors import WorkerError, both
 from safe_embed.ipc.connection import ConnectionClosedError, UnreadableMessageError, begin_process
 from safe_embed.ipc.surroundings import Surroundings
 from safe_embed.memory.types import MemorySample
@@ -202,7 +202,14 @@ class WorkerHandle:
             except ConnectionClosedError:
                 break
             except UnreadableMessageError as error:
-                unread = WorkerError(f"What a worker process says cannot be read here: {error}.")
+                unread = WorkerError(
+                    both(
+                        f"What a worker process says cannot be read here: {error}. What a "
+                        "function of your own gives must be of a class that can be imported.",
+                        f"ワーカープロセスの結果をここで読めません（{error}）。自作の関数の結果は、"
+                        "import できるクラスのものにしてください。",
+                    )
+                )
                 unread.__cause__ = error.__cause__
                 message = LoadFailed(unread) if self.facts is None else TaskDone(error=unread)
             said(self, message)

@@ -24,7 +24,7 @@ from safe_embed.backends.calls import (
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.dispatcher import Dispatcher
 from safe_embed.backends.process.slots import WorkerSpec
-from safe_embed.errors import ConfigError, ReloadError, WorkerError
+from safe_embed.errors import ConfigError, ReloadError, WorkerError, both
 from safe_embed.inference.request import Call, Pool, Settings
 from safe_embed.ipc.surroundings import Surroundings, working_directory
 from safe_embed.memory.types import Hook, ReloadPolicy, Stats
@@ -170,7 +170,10 @@ class WorkerPool:
             except WorkerError:
                 raise
             except Exception as error:
-                msg = "A worker process could not be replaced. See the error before this one."
+                msg = both(
+                    "A worker process could not be replaced. See the error before this one.",
+                    "ワーカープロセスを交代できませんでした。直前のエラーを見てください。",
+                )
                 raise ReloadError(msg) from error
 
     def idle(self) -> None:
@@ -271,11 +274,21 @@ def _surroundings(threads: int | None, folder: str | None) -> Surroundings:
 def _check_possible(source: ModelSource, settings: Settings, policy: ReloadPolicy) -> None:
     """Refuse what cannot be in another process, before one is started."""
     if sys.platform == "win32":
-        raise ConfigError("isolation='process' needs Linux or macOS. Use isolation='none'.")
+        raise ConfigError(
+            both(
+                "isolation='process' needs Linux or macOS. Use isolation='none'.",
+                "isolation='process' には Linux か macOS が必要です。isolation='none' を使って"
+                "ください。",
+            )
+        )
     if source.is_loaded:
         raise ConfigError(
-            "isolation='process' needs a model that a worker can load: a name, a folder or a "
-            "loader, not a SentenceTransformer that is loaded here."
+            both(
+                "isolation='process' needs a model that a worker can load: a name, a folder or a "
+                "loader, not a SentenceTransformer that is loaded here.",
+                "isolation='process' には、ワーカーが読み込めるもの（モデル名、フォルダー、"
+                "ローダー）を渡してください。読み込み済みの SentenceTransformer は使えません。",
+            )
         )
     for name, value in (("model", source), ("splitter", _sent(settings)), ("reload", policy)):
         _check_portable(name, value)
@@ -286,11 +299,12 @@ def _check_portable(name: str, value: Any) -> None:
     try:
         pickle.dumps(value)
     except Exception as error:
-        msg = (
+        msg = both(
             f"isolation='process' cannot pass {name}=… to another process: "
             f"{type(error).__name__}. Use functions and classes that stand at the top of a module, "
-            "not lambdas or what is made inside a function.\n"
-            "isolation='process' では、lambda や関数の中で定義したものは使えません。"
+            "not lambdas or what is made inside a function.",
+            f"isolation='process' では {name}=… を別のプロセスに渡せません"
+            f"（{type(error).__name__}）。lambda や関数の中で定義したものは使えません。",
         )
         raise ConfigError(msg) from error
 

@@ -21,9 +21,10 @@ from safe_embed.backends.process.messages import (
     WorkerReady,
 )
 from safe_embed.backends.process.replacement import Replacement, Replacements
-from safe_embed.backends.process.slots import Slot, WorkerSpec, no_worker_error
+from safe_embed.backends.process.slots import Slot, WorkerSpec, ended_early, no_worker_error
 from safe_embed.backends.process.worker_handle import WorkerHandle
-from safe_embed.errors import ReloadError, WorkerError
+from safe_embed.errors import ReloadError
+from safe_embed.memory.event_log import log_event
 from safe_embed.memory.ladder import BelowNeed
 from safe_embed.memory.types import Event, Reason, Rung
 from safe_embed.upstream.same_model import difference
@@ -235,12 +236,7 @@ class Workers:
             return slot
         if worker.facts is None:
             slot.standby = None
-            ended = WorkerError(
-                f"The worker process ended before its model was loaded: {worker.ending}. What it "
-                "wrote last stands in the standard error output.\n"
-                "モデルを読み込む前にワーカープロセスが終了しました。"
-            )
-            self._on_failure(slot, worker.error or ended)
+            self._on_failure(slot, worker.error or ended_early(worker.ending))
         elif slot.active is worker:
             slot.active = None
             if not worker.is_leaving:
@@ -331,8 +327,8 @@ class Workers:
         text, before = replacement.reason.text, replacement.before
         if replacement.is_drained:
             text += "; no room for two, so that calls waited"
-        logger.info("PROCESS: remedy (%s) in %.3f s", text, seconds)
         event = Event("remedy", text, Rung.PROCESS, before, worker.sample, seconds)
+        log_event(event)
         self._listener.event(event)
 
     def _report_death(self, worker: WorkerHandle) -> None:
