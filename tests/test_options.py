@@ -274,7 +274,7 @@ def test_a_dimension_is_a_positive_integer(
         ("promptName", "Did you mean 'prompt_name'?"),
         ("batchsize", "Did you mean 'batch_size'?"),
         ("truncate_dims", "Did you mean 'truncate_dim'?"),
-        ("max_chunk_tokens", "Pass it to SafeEncoder(…)."),
+        ("on_long", "Pass it to SafeEncoder(…)."),
         ("pooling", "Pass it to SafeEncoder(…)."),
         ("max_chunk_token", "Did you mean 'max_chunk_tokens'?"),
     ],

@@ -177,8 +177,8 @@ def checked_split(splitter: Splitter, text: str) -> list[Span]:
         The spans in order; they tile the text.
 
     Raises:
-        ConfigError: As :func:`check_tiling`, or if the splitter raises an exception that would end or
-            cancel the caller.
+        ConfigError: As :func:`check_tiling`, or if the splitter raises an exception that would end
+            or cancel the caller.
     """
     spans = called("The splitter", lambda: check_tiling(text, splitter.split(text), splitter))
     cuts = [span.end for span in spans[:-1]]

@@ -148,8 +148,8 @@ def reader_kind(model: SentenceTransformer, tokenizer: Any) -> type[ModelReader]
         f"{listed(sorted(differences))}. safe_embed cannot make it. Use a model whose preprocess "
         "gives input_ids and attention_mask, or change texts before you pass them to encode.",
         f"{_name(model)} の前処理が作る入力 {listed(sorted(differences))} を、safe_embed は"
-        "作れません。input_ids と attention_mask を作る前処理のモデルを使うか、encode に渡す前に文章を"
-        "処理してください。",
+        "作れません。input_ids と attention_mask を作る前処理のモデルを使うか、encode に渡す前に"
+        "文章を処理してください。",
     )
     raise ConfigError(msg)
 
