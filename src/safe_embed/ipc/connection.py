@@ -1,4 +1,4 @@
-"""Messages between an encoder and its worker processes, and how such a process is begun.
+"""Messages between an encoder and its worker processes.
 
 A message is pickled, but its large arrays travel as they are (protocol 5, out of band), over a pair
 of sockets: no shared memory, no semaphore, nothing to be left over. Both ends are our own
@@ -11,19 +11,14 @@ worker sends its own, as it must not pile up results.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import select
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from safe_embed.ipc.surroundings import Surroundings
 
 # Smaller buffers are cheaper inside the message.
 _OUT_OF_BAND_BYTES = 2**16
@@ -33,28 +28,6 @@ _SIZE = struct.Struct("<Q")
 _STEP_BYTES = 2**18
 # A worker that takes nothing for so long hangs.
 SEND_SECONDS = 60.0
-
-# No `multiprocessing`: its children import the caller's __main__ again, which a notebook or a
-# script without a guard does not survive. The folders that modules are found in come before any
-# import: with -P, nothing is found in the working directory until then.
-_BOOT = """
-import sys
-first = int(sys.argv[2])
-sys.path[:] = sys.argv[first:]
-import os, signal, socket
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which hangs up
-for variable in sys.argv[3:first]:
-    name, has_value, value = variable.partition("=")
-    os.environ.pop(name, None)
-    if has_value:
-        os.environ[name] = value
-del sys.argv[2:]
-pipe = socket.socket(fileno=int(sys.argv[1]))
-pipe.set_inheritable(False)
-from safe_embed.backends.process.worker import main
-main(pipe)
-"""
-_ARGUMENTS = 3  # of sys.argv above, before the variables
 
 
 class ConnectionClosedError(Exception):
@@ -305,36 +278,3 @@ def _pickled(message: Any) -> list[memoryview]:
 def _shut_down(pipe: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the other end did so before
         pipe.shutdown(socket.SHUT_RDWR)
-
-
-def begin_process(surroundings: Surroundings) -> tuple[subprocess.Popen[bytes], Connection]:
-    """Begin a worker process, which runs :func:`safe_embed.backends.process.worker.main`.
-
-    Its standard output leads nowhere, as the caller's may carry a protocol; errors go to the
-    caller's.
-
-    Args:
-        surroundings: Where it finds modules, and what to set besides this process's environment.
-
-    Returns:
-        The process, and the connection to it.
-    """
-    at_start, path = surroundings.at_start(), surroundings.path()
-    environment = dict(os.environ)
-    usual = [f"{name}={environment[name]}" if name in environment else name for name in at_start]
-    ours, theirs = socket.socketpair()
-    with theirs:
-        arguments = (str(theirs.fileno()), str(_ARGUMENTS + len(usual)), *usual, *path)
-        process = subprocess.Popen(  # noqa: S603 this interpreter, with code from above
-            [sys.executable, *_interpreter_flags(), "-P", "-c", _BOOT, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**environment, **surroundings.variables, **at_start},
-        )
-    return process, Connection(ours, SEND_SECONDS, process.kill)
-
-
-def _interpreter_flags() -> list[str]:
-    """Give the options that this interpreter runs with, such as -O, -I and -X utf8."""
-    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined] # noqa: SLF001

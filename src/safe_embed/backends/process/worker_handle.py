@@ -12,7 +12,8 @@ from typing import Any
 from safe_embed.backends.calls import PendingCall, PendingTask
 from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
 from safe_embed.errors import WorkerError, both
-from safe_embed.ipc.connection import ConnectionClosedError, UnreadableMessageError, begin_process
+from safe_embed.ipc.connection import ConnectionClosedError, UnreadableMessageError
+from safe_embed.ipc.spawn import start_process
 from safe_embed.ipc.surroundings import Surroundings
 from safe_embed.memory.types import MemorySample
 from safe_embed.upstream.settings import ModelFacts
@@ -20,6 +21,8 @@ from safe_embed.upstream.settings import ModelFacts
 # How long a process may take to end when it was told to.
 EXIT_SECONDS = 5.0
 UNKNOWN = MemorySample(0.0)
+# What a worker process runs.
+_ENTRY = "safe_embed.backends.process.worker:main"
 
 
 class WorkerHandle:
@@ -66,7 +69,7 @@ class WorkerHandle:
         self._is_asked = False
         self.error: BaseException | None = None
         self._because = ""
-        self._process, self._connection = begin_process(surroundings)
+        self._process, self._connection = start_process(surroundings, _ENTRY)
         self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
