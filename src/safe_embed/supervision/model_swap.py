@@ -166,6 +166,7 @@ class ModelSwap:
             self.canary() if with_canary else None,
             self._engine.positions,
             self._source.identity,
+            model.get_backend(),
         )
 
     def canary(self, engine: Engine | None = None) -> FloatArray:
