@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from safe_embed.backends.interface import Backend
-from safe_embed.inference.request import Call, Embed, EmbedChunks, EmbedRaw, PlanTexts, Pool
+from safe_embed.inference.request import Call, Embed, EmbedChunks, EmbedRaw, Move, PlanTexts, Pool
 from safe_embed.memory import MemorySample, Stats
 from safe_embed.types import ChunkedText, Encoding, FloatArray, Span, TextPlan
 from safe_embed.upstream.settings import ModelFacts, ModelSettings, ModelState
@@ -169,6 +169,8 @@ class FakeBackend:
                 return [{"of": text} for text in call.request.texts]
             case PlanTexts():
                 return [TextPlan((Span(0, len(t)),), (3,), False) for t in call.request.texts]
+            case Move():
+                return call.device or self.model.device, call.dtype or self.model.dtype
             case _:
                 return "a copy"
 

@@ -21,7 +21,10 @@ MODEL = MIDDLE | {"upstream"}
 CALLS = MODEL | {"inference"}
 KEPT = CALLS | {"supervision"}
 SERVED = KEPT | {"backends", "backends.process"}
-ASKED = SERVED | {"options", "streaming", "encoding", "compat", "encoder_options", "offline"}
+ASKED = SERVED | {
+    *("options", "streaming", "encoding", "compat", "placement", "copying"),
+    *("encoder_options", "offline"),
+}
 ALL = ASKED | {"encoder", "", "policies", "splitters"}
 
 # Room -> the rooms it may import besides itself. A module is in the room with the longest name that
@@ -41,8 +44,10 @@ ROOMS: dict[str, frozenset[str]] = {
     "options": SERVED,
     "streaming": SERVED | {"options"},
     "encoding": SERVED | {"options"},
-    "compat": SERVED | {"options"},
+    "placement": SERVED,
+    "compat": SERVED | {"options", "placement"},
     "encoder_options": SERVED | {"options", "offline"},
+    "copying": SERVED | {"encoder_options"},
     "encoder": ASKED,
     "policies": GROUND | {"memory"},
     "splitters": GROUND | {"text"},

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from safe_embed.backends.calls import wait_for
-from safe_embed.backends.interface import Backend
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import is_word, shown
-from safe_embed.inference.request import FetchTokenizer
+from safe_embed.inference.request import FetchFeatures, FetchTokenizer
 from safe_embed.memory.types import Stats
 from safe_embed.options import check_prompt_name
-from safe_embed.upstream.attributes import similarity_function, stop_pool
+from safe_embed.placement import Placement
+from safe_embed.upstream.absent import ABSENT, CHANGE, INSIDE, unsupported
+from safe_embed.upstream.attributes import similarity_function
 from safe_embed.upstream.settings import ModelSettings
-from safe_embed.validation import check_device, check_positive, check_prompts
+from safe_embed.validation import check_positive, check_prompts, check_texts
 
 if TYPE_CHECKING:
     import torch
 
 
-class DropIn:
+class DropIn(Placement):
     """The surface of SentenceTransformer, name by name, around a backend.
 
     Attributes:
-        backend: Does the calls; holds what is known of the model, and its settings.
+        SUPPORTED_SIMILARITY_FN_NAMES: What :attr:`similarity_fn_name` may be.
     """
 
-    backend: Backend
-    encode: Any  # SafeEncoder's own
+    SUPPORTED_SIMILARITY_FN_NAMES = ("cosine", "dot", "euclidean", "manhattan")
+
+    _card: Any = None
 
     @property
     def _settings(self) -> ModelSettings:
@@ -58,21 +61,9 @@ class DropIn:
         """A copy of the model's tokenizer; the encoder's own is never shared between threads."""
         return wait_for(self.backend.submit(FetchTokenizer()))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        import torch
-
-        return torch.device(self.backend.model.device)
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """The type of the model's weights."""
-        import torch
-
-        name = self.backend.model.dtype.removeprefix("torch.")
-        dtype: torch.dtype | None = getattr(torch, name, None)
-        return dtype
+    @tokenizer.setter
+    def tokenizer(self, _: Any) -> None:
+        raise unsupported("another .tokenizer", CHANGE)
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -194,46 +185,109 @@ class DropIn:
         scores: torch.Tensor = compare(embeddings1, embeddings2)
         return scores
 
-    def encode_multi_process(
-        self, sentences: list[str], pool: dict[str, Any], **kwargs: Any
-    ) -> Any:
-        """Embed texts in upstream's processes; upstream's older name for ``encode(pool=…)``.
+    def preprocess(
+        self, inputs: Iterable[str], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Give the features that upstream's method of this name gives, cut as upstream cuts.
 
         Args:
-            sentences: Texts.
-            pool: What :meth:`start_multi_process_pool` gave.
-            **kwargs: As for ``encode``.
+            inputs: Texts.
+            prompt: What goes in front of each.
+            **kwargs: Further arguments of upstream's method, such as ``task``.
 
         Returns:
-            As ``encode``.
+            Tensors by name, such as ``input_ids``, shape (n, tokens); on the CPU.
+
+        Raises:
+            InvalidTextError: If an input is no text.
         """
-        return self.encode(sentences, pool=pool, **kwargs)
+        texts, _ = check_texts(inputs)
+        features: dict[str, Any] = wait_for(
+            self.backend.submit(FetchFeatures(texts, prompt, kwargs))
+        )
+        return features
 
-    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Start further processes, to be passed to :meth:`encode` as ``pool``.
-
-        They are upstream's, or with ``isolation="process"`` workers as the encoder's own.
+    def tokenize(self, texts: Iterable[str], **kwargs: Any) -> dict[str, Any]:
+        """Give features by upstream's older name for :meth:`preprocess`.
 
         Args:
-            target_devices: One device a process; ``None`` for all GPUs or some processes.
+            texts: Texts.
+            **kwargs: As for :meth:`preprocess`.
 
         Returns:
-            A record of the processes.
+            As :meth:`preprocess`.
         """
-        check_device("target_devices", target_devices)
-        return self.backend.start_pool(target_devices)
+        return self.preprocess(texts, **kwargs)
 
-    @staticmethod
-    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """Stop what :meth:`start_multi_process_pool` started.
+    def get_model_kwargs(self) -> list[str]:
+        """Tell which further arguments the model takes in :meth:`encode`.
+
+        Returns:
+            Their names.
+        """
+        return list(self.backend.model.facts.model_kwargs)
+
+    def get_backend(self) -> str:
+        """Tell what computes the model.
+
+        Returns:
+            ``"torch"``, ``"onnx"`` or ``"openvino"``.
+        """
+        return self.backend.model.facts.engine
+
+    @property
+    def modalities(self) -> list[str]:
+        """What can be embedded: texts, whatever else the model could read."""
+        return ["text"]
+
+    def supports(self, modality: Any) -> bool:
+        """Tell whether inputs of a kind can be embedded.
 
         Args:
-            pool: Its record.
+            modality: Such as ``"text"`` or ``"image"``.
+
+        Returns:
+            Whether it is ``"text"``.
         """
-        if "worker_pool" in pool:
-            pool["worker_pool"].close()
-        else:
-            stop_pool(pool)
+        return bool(modality == "text")
+
+    @property
+    def model_card_data(self) -> Any:
+        """The data of a model card, which evaluators write their scores into; may be set."""
+        if self._card is None:
+            self._card = self.backend.model.model_card_data()
+        return self._card
+
+    @model_card_data.setter
+    def model_card_data(self, value: Any) -> None:
+        self._card = value
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """Evaluate the model.
+
+        Args:
+            evaluator: An evaluator of sentence-transformers.
+            output_path: A folder for its files, which is made; ``None`` for none.
+
+        Returns:
+            What the evaluator returns.
+        """
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, output_path)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Name the way to what only a SentenceTransformer has; always an AttributeError."""
+            if name in ABSENT:
+                raise unsupported(f".{name}", ABSENT[name])
+            msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(msg)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        """Name the way to the modules of the model; always a TypeError."""
+        raise unsupported(f"[{shown(index)}]", INSIDE)
 
     def reload(self, reason: str = "asked for", *, keep_tokenizer: bool = False) -> None:
         """Load model and tokenizer anew, now; calls of other threads go on meanwhile.

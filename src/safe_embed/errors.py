@@ -9,6 +9,7 @@ so that existing code such as ``except ValueError`` keeps working::
     │                                        surrogate
     ├── TextTooLongError     (ValueError)    on_long="error", and texts exceed the token budget
     ├── MissingExtraError    (ImportError)   an optional package is not installed
+    ├── UnsupportedError     (AttributeError, TypeError)  only a SentenceTransformer can do this
     ├── ReloadError          (RuntimeError)  a model or tokenizer could not be reloaded
     └── WorkerError          (RuntimeError)  the encoder is closed, or its worker has failed
 
@@ -112,6 +113,13 @@ class MissingExtraError(SafeEmbedError, ImportError):
             )
         )
         self.extra = extra
+
+
+class UnsupportedError(SafeEmbedError, AttributeError, TypeError):
+    """A SentenceTransformer can do this, a SafeEncoder cannot; the message names another way.
+
+    It is what Python raises for a missing attribute, an index, or a value that cannot be pickled.
+    """
 
 
 class ReloadError(SafeEmbedError, RuntimeError):

@@ -122,17 +122,18 @@ def check_caller(thread: threading.Thread) -> None:
         )
 
 
-def check_pool(pool: Any, key: str) -> None:
+def check_pool(pool: Any, *, has_workers: bool) -> None:
     """Refuse a pool that an encoder with another isolation has started.
 
     Args:
         pool: What the caller passed.
-        key: A key of the right kind of pool.
+        has_workers: Whether it must have worker processes of ours, and not upstream's own.
 
     Raises:
         ConfigError: If *pool* is none.
     """
-    if not isinstance(pool, Mapping) or key not in pool:
+    is_record = isinstance(pool, Mapping) and "input" in pool
+    if not is_record or ("worker_pool" in pool) != has_workers:
         raise ConfigError(
             both(
                 "pool=… was not started by an encoder of this kind. Pass what this encoder's own "

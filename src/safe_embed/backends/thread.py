@@ -122,7 +122,7 @@ class ThreadBackend:
             ConfigError: If the pool has worker processes of ours, which isolation="process" takes.
         """
         if pool is not None and pool.processes is not None:
-            check_pool(pool.processes, "input")
+            check_pool(pool.processes, has_workers=False)
         yield self, pool
 
     @property

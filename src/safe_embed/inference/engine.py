@@ -22,7 +22,9 @@ from safe_embed.inference.tasks import (
     CopyTokenizer,
     EmbedBatch,
     EncodeUpstream,
+    MoveModel,
     Outcome,
+    Preprocess,
     StartProcesses,
     Task,
     Work,
@@ -31,8 +33,9 @@ from safe_embed.memory.remedies import trim
 from safe_embed.text.graphemes import between_clusters
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 from safe_embed.upstream import unpadded
-from safe_embed.upstream.attributes import least, position_tokens
+from safe_embed.upstream.attributes import least, position_tokens, preprocess
 from safe_embed.upstream.preprocessing import reader_kind
+from safe_embed.upstream.settings import dtype_of
 from safe_embed.upstream.tokenizer import ModelReader
 
 if TYPE_CHECKING:
@@ -89,11 +92,22 @@ class Engine:
                 return self._forward(task)
             case EncodeUpstream():
                 return self._encode_upstream(task)
+            case _:
+                return Outcome(self._answers(task))
+
+    def _answers(
+        self, task: CopyTokenizer | Preprocess | MoveModel | StartProcesses
+    ) -> Sequence[Any]:
+        """Do a task that computes no vectors."""
+        match task:
             case CopyTokenizer():
-                return Outcome([deepcopy(self.tokenizer)])
+                return [deepcopy(self.tokenizer)]
+            case Preprocess():
+                return [preprocess(self.model, *item) for item in task.items]
+            case MoveModel():
+                return [self._move(*item) for item in task.items]
             case StartProcesses():
-                start = self.model.start_multi_process_pool
-                return Outcome([start(devices) for devices in task.items])
+                return [self.model.start_multi_process_pool(devices) for devices in task.items]
             case _:
                 assert_never(task)
 
@@ -115,6 +129,14 @@ class Engine:
         tokens, padding = token_counts(task.items, task.shape, is_padded=is_padded)
         device = None if task.device is None else str(self.model.device)
         return Outcome(vectors, Work(tokens=tokens, padding=padding), device)
+
+    def _move(self, device: str | None, dtype: str | None) -> tuple[str, str]:
+        """Move and cast the model; give what became of it."""
+        if device is not None:
+            self.model.to(device)
+        if dtype is not None:
+            self.model.to(dtype_of(dtype))
+        return str(self.model.device), str(self.model.dtype)
 
     def _encode_upstream(self, task: EncodeUpstream) -> Outcome:
         """Call upstream's own ``encode``, which moves the model where it is asked to."""

@@ -23,7 +23,9 @@ from safe_embed.inference.request import (
     Embed,
     EmbedChunks,
     EmbedRaw,
+    FetchFeatures,
     FetchTokenizer,
+    Move,
     PlanTexts,
     Request,
     Settings,
@@ -37,6 +39,8 @@ from safe_embed.inference.tasks import (
     EmbedBatch,
     EncodeUpstream,
     Flow,
+    MoveModel,
+    Preprocess,
     StartProcesses,
     Task,
     Wave,
@@ -110,12 +114,8 @@ class Pipeline:
                 return self._embed_raw(call)
             case PlanTexts():
                 return self._plan(call.request)
-            case FetchTokenizer():
-                return _single(CopyTokenizer(), "the tokenizer was copied")
-            case StartPool():
-                return _single(StartProcesses([call.devices]), "a pool was started")
             case _:
-                assert_never(call)
+                return _single(*_task_of(call))
 
     def _plan(self, request: Request) -> Flow[list[TextPlan]]:
         inputs = yield from self._chunk(request, self.budget_tokens(request), want_spans=True)
@@ -281,6 +281,22 @@ class Pipeline:
         default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
         wanted = self.settings.max_batch_tokens or default
         return min(wanted, request.batch_size * budget)
+
+
+def _task_of(call: FetchTokenizer | FetchFeatures | Move | StartPool) -> tuple[Task, str]:
+    """Give the one task of a call, and what it is for, as an error says."""
+    match call:
+        case FetchTokenizer():
+            return CopyTokenizer(), "the tokenizer was copied"
+        case FetchFeatures():
+            item = (call.texts, call.prompt, call.options)
+            return Preprocess([item]), "the features were made"
+        case Move():
+            return MoveModel([(call.device, call.dtype)]), "the model was moved"
+        case StartPool():
+            return StartProcesses([call.devices]), "a pool was started"
+        case _:
+            assert_never(call)
 
 
 def _single(task: Task, purpose: str) -> Flow[Any]:

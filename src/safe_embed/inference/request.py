@@ -116,6 +116,34 @@ class FetchTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchFeatures:
+    """Make the features of texts; the result is the dictionary of upstream's ``preprocess``.
+
+    Attributes:
+        texts: Checked texts.
+        prompt: What goes in front of each; ``None`` for nothing.
+        options: Further arguments of upstream's ``preprocess``.
+    """
+
+    texts: Sequence[str]
+    prompt: str | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move or cast a model; the result is its device and type afterwards, by their names.
+
+    Attributes:
+        device: Such as ``"cuda:1"``; ``None`` for where it is.
+        dtype: Such as ``"torch.float16"``; ``None`` for as it is.
+    """
+
+    device: str | None
+    dtype: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StartPool:
     """Start upstream's own processes; the result is upstream's record of them.
 
@@ -126,4 +154,6 @@ class StartPool:
     devices: list[str] | None
 
 
-Call: TypeAlias = Embed | EmbedChunks | EmbedRaw | PlanTexts | FetchTokenizer | StartPool
+Call: TypeAlias = (
+    Embed | EmbedChunks | EmbedRaw | PlanTexts | FetchTokenizer | FetchFeatures | Move | StartPool
+)

@@ -74,6 +74,31 @@ class CopyTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocess:
+    """Make the features of texts as upstream does; the result holds its dictionary of them.
+
+    Attributes:
+        items: One list of texts, the prompt, and further arguments of upstream's ``preprocess``.
+    """
+
+    reads_texts: ClassVar[bool] = True
+    items: Sequence[tuple[Sequence[str], str | None, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveModel:
+    """Move or cast the model; the result holds its device and type afterwards, by their names.
+
+    Attributes:
+        items: One device and one type, such as ``"cuda:1"`` and ``"torch.float16"``; ``None`` for
+            as it is.
+    """
+
+    reads_texts: ClassVar[bool] = False
+    items: Sequence[tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class StartProcesses:
     """Start upstream's own processes; the result holds upstream's record of them.
 
@@ -85,7 +110,15 @@ class StartProcesses:
     items: Sequence[list[str] | None]
 
 
-Task: TypeAlias = ChunkTexts | EmbedBatch | EncodeUpstream | CopyTokenizer | StartProcesses
+Task: TypeAlias = (
+    ChunkTexts
+    | EmbedBatch
+    | EncodeUpstream
+    | CopyTokenizer
+    | Preprocess
+    | MoveModel
+    | StartProcesses
+)
 
 
 class Work(NamedTuple):

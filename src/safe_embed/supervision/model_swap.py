@@ -168,6 +168,7 @@ class ModelSwap:
             self._engine.positions,
             self._source.identity,
             task_limits(model),
+            model.get_backend(),
         )
 
     def canary(self, engine: Engine | None = None) -> FloatArray:

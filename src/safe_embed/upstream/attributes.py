@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,13 @@ _RESERVING = frozenset(
         *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert"),
         *("mpnet", "longformer", "data2vec-text", "ibert", "luke", "lilt", "markuplm", "esm"),
     }
+)
+
+
+# Modules that define the class: of sentence-transformers 6, and of 5.
+_HOMES = (
+    "sentence_transformers.sentence_transformer.model",
+    "sentence_transformers.SentenceTransformer",
 )
 
 
@@ -224,6 +234,60 @@ def stop_pool(pool: Any) -> None:
     Args:
         pool: What upstream's ``start_multi_process_pool`` gave.
     """
-    from sentence_transformers import SentenceTransformer
+    sentence_transformer().stop_multi_process_pool(pool)
 
-    SentenceTransformer.stop_multi_process_pool(pool)
+
+def sentence_transformer() -> type[SentenceTransformer]:
+    """Find upstream's class, also where a program has put another one in its place.
+
+    ``sentence_transformers.SentenceTransformer = SafeEncoder`` makes libraries use SafeEncoder,
+    which must not call itself then.
+
+    Returns:
+        What has that name in sentence_transformers, if it is a model of torch; else the class from
+        the module that defines it.
+    """
+    import sentence_transformers
+    from torch import nn
+
+    kind: Any = sentence_transformers.SentenceTransformer
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        for home in _HOMES:
+            with suppress(ImportError):
+                kind = import_module(home).SentenceTransformer
+                break
+    return kind  # type: ignore[no-any-return]
+
+
+def assemble(modules: Iterable[Any], options: Mapping[str, Any]) -> SentenceTransformer:
+    """Put a SentenceTransformer together from modules; it cannot be loaded anew.
+
+    Args:
+        modules: Modules of torch, in order, such as a Transformer and a Pooling.
+        options: Further arguments for ``SentenceTransformer``.
+
+    Returns:
+        The model.
+    """
+    return sentence_transformer()(modules=list(modules), **options)
+
+
+def preprocess(
+    model: SentenceTransformer, texts: Sequence[str], prompt: str | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the features of texts by upstream's own method.
+
+    Args:
+        model: Any SentenceTransformer.
+        texts: The texts.
+        prompt: What goes in front of each; ``None`` for nothing.
+        options: Further arguments of the method.
+
+    Returns:
+        Tensors by name.
+    """
+    if hasattr(model, "preprocess"):
+        features: dict[str, Any] = model.preprocess(list(texts), prompt=prompt, **options)
+    else:  # sentence-transformers 5 calls it tokenize, and its callers put the prompt in front
+        features = model.tokenize([(prompt or "") + text for text in texts], **options)
+    return features

@@ -19,6 +19,7 @@ import numpy as np
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import listed
 from safe_embed.types import Encoding
+from safe_embed.upstream.attributes import sentence_transformer
 from safe_embed.upstream.tokenizer import ModelReader
 
 if TYPE_CHECKING:
@@ -220,9 +221,7 @@ def _different_rows(expected: Sequence[Encoding], actual: Sequence[Encoding]) ->
 
 def _preprocessed(model: Any, texts: Sequence[str], prompt: str) -> dict[str, Any]:
     """Make a model's input as its own ``encode`` does."""
-    from sentence_transformers import SentenceTransformer
-
-    if hasattr(SentenceTransformer, "preprocess"):  # from sentence-transformers 6 on
+    if hasattr(sentence_transformer(), "preprocess"):  # from sentence-transformers 6 on
         features: dict[str, Any] = dict(model.preprocess(list(texts), prompt=prompt or None))
     else:
         features = dict(model.tokenize([prompt + text for text in texts]))

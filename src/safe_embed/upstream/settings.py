@@ -15,6 +15,7 @@ from safe_embed.upstream.attributes import least
 from safe_embed.upstream.files import Identity
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 # Fields of ModelSettings that are attributes of a SentenceTransformer by the same name.
@@ -39,6 +40,7 @@ class ModelSettings:
         truncate_dim: How many dimensions of a vector are kept; ``None`` for all.
         similarity_fn_name: Which function compares vectors, such as ``"cosine"``.
         device: Where the model was moved to; ``None`` for where it was loaded.
+        dtype: What its weights were cast to, such as ``"torch.float16"``; ``None`` for as loaded.
     """
 
     max_seq_length: float | None
@@ -47,6 +49,7 @@ class ModelSettings:
     truncate_dim: int | None
     similarity_fn_name: str
     device: str | None = None
+    dtype: str | None = None
 
     @classmethod
     def of(cls, model: SentenceTransformer) -> ModelSettings:
@@ -80,6 +83,7 @@ class ModelFacts:
         positions: Tokens that it has positions for; ``None`` for any number.
         identity: What its files are known by.
         task_limits: See :func:`safe_embed.upstream.attributes.task_limits`.
+        engine: What computes it: ``"torch"``, ``"onnx"`` or ``"openvino"``.
     """
 
     settings: ModelSettings
@@ -94,6 +98,7 @@ class ModelFacts:
     positions: int | None = None
     identity: Identity = field(default_factory=Identity)
     task_limits: dict[str | None, int] = field(default_factory=dict)
+    engine: str = "torch"
 
 
 class ModelState:
@@ -154,7 +159,18 @@ class ModelState:
     @property
     def dtype(self) -> str:
         """The type of the weights, such as ``"torch.float32"``."""
-        return self.facts.dtype
+        return self.settings.dtype or self.facts.dtype
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the user has loaded the model, so that it cannot be loaded anew."""
+        return False
+
+    def model_card_data(self) -> Any:
+        """Give the data of a model card, which evaluators write their scores into."""
+        from sentence_transformers import SentenceTransformerModelCardData
+
+        return SentenceTransformerModelCardData()
 
     @property
     def dimension(self) -> int | None:
@@ -198,6 +214,15 @@ class SharedModelState(ModelState):
         """The type of the weights, such as ``"torch.float32"``."""
         return str(self._model.dtype)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the user has loaded the model, so that it cannot be loaded anew."""
+        return True
+
+    def model_card_data(self) -> Any:
+        """Give the data of the model's own card."""
+        return self._model.model_card_data
+
 
 def apply_settings(model: SentenceTransformer, settings: ModelSettings) -> None:
     """Set on a model what users have set on its encoder.
@@ -212,4 +237,21 @@ def apply_settings(model: SentenceTransformer, settings: ModelSettings) -> None:
             setattr(model, name, wanted)
     if settings.device is not None and str(model.device) != settings.device:
         model.to(settings.device)
+    if settings.dtype is not None and str(model.dtype) != settings.dtype:
+        model.to(dtype_of(settings.dtype))
     model.eval()
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """Find a type by its name.
+
+    Args:
+        name: Such as ``"torch.float16"``.
+
+    Returns:
+        The type; ``None`` if torch has none of that name.
+    """
+    import torch
+
+    dtype: torch.dtype | None = getattr(torch, name.removeprefix("torch."), None)
+    return dtype

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import called, listed, suggested
 from safe_embed.upstream.arguments import unknown_names
-from safe_embed.upstream.attributes import stated_limit
+from safe_embed.upstream.attributes import sentence_transformer, stated_limit
 from safe_embed.upstream.bfloat16 import try_bfloat16
 from safe_embed.upstream.files import Fingerprint, Identity, files_changed, mark_of, marks_below
 from safe_embed.upstream.kinds import (
@@ -138,10 +138,8 @@ class ModelSource:
         with kept(tokenizer):
             is_loader = callable(self.spec) and not self.is_loaded
             model = called("The loader", self.spec) if is_loader else self._load()
-        from sentence_transformers import SentenceTransformer
-
         refuse_other_kinds(model, loader=not self.is_loaded)  # in version 5 a SparseEncoder is one
-        if not isinstance(model, SentenceTransformer):
+        if not isinstance(model, sentence_transformer()):
             refuse_what_is_no_model(model, loader=not self.is_loaded)
         check_module(model[0])
         if not self.is_loaded:
@@ -151,12 +149,11 @@ class ModelSource:
     def _load(self) -> Any:
         if self.is_loaded:
             return self.spec
-        from sentence_transformers import SentenceTransformer
-
-        self._check_options(SentenceTransformer)
+        kind = sentence_transformer()
+        self._check_options(kind)
         path = os.fspath(self.spec)
         with _LOADS.setdefault(os.getpid(), threading.Lock()):
-            return SentenceTransformer(path, **self.options)
+            return kind(path, **self.options)
 
     def tokenizer_of(self, model: SentenceTransformer) -> Any:
         """Give the tokenizer to read texts with.

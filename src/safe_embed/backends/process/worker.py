@@ -39,6 +39,8 @@ from safe_embed.inference.tasks import (
     CopyTokenizer,
     EmbedBatch,
     EncodeUpstream,
+    MoveModel,
+    Preprocess,
     StartProcesses,
     Task,
     Work,
@@ -196,7 +198,13 @@ class Worker:
             case ReportIdle():
                 self._is_asked = True
             case (
-                ChunkTexts() | EmbedBatch() | EncodeUpstream() | CopyTokenizer() | StartProcesses()
+                ChunkTexts()
+                | EmbedBatch()
+                | EncodeUpstream()
+                | CopyTokenizer()
+                | Preprocess()
+                | MoveModel()
+                | StartProcesses()
             ):
                 self._do(message)
             case _:

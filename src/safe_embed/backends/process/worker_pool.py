@@ -201,7 +201,7 @@ class WorkerPool:
         if pool is None:
             yield self, None
         elif pool.processes is not None:
-            check_pool(pool.processes, "worker_pool")
+            check_pool(pool.processes, has_workers=True)
             yield pool.processes["worker_pool"], None
         else:
             lent = self.start_pool(pool.devices)["worker_pool"]
@@ -235,8 +235,9 @@ class WorkerPool:
         limit = model.settings.max_seq_length
         if limit != pool.model.settings.max_seq_length:
             pool.configure(max_seq_length=limit)
-        pids = [worker.pid for worker in pool.stats.workers]
-        return {"worker_pool": pool, "processes": pids}
+        ends = PoolHandle(pool)
+        processes = [PoolHandle(pool, worker.pid) for worker in pool.stats.workers]
+        return {"worker_pool": pool, "processes": processes, "input": ends, "output": ends}
 
     @property
     def stats(self) -> Stats:
@@ -248,6 +249,28 @@ class WorkerPool:
         self._is_closed = True
         if not self._is_foreign:
             self._stop()
+
+
+class PoolHandle:
+    """Stands for a process and for the queues in the record of a pool.
+
+    Libraries pass the record to upstream's ``stop_multi_process_pool``, which terminates, joins and
+    closes what it finds there.
+
+    Args:
+        pool: The worker pool; all of it ends with any of its handles.
+        pid: Of the process; ``None`` for a queue.
+    """
+
+    def __init__(self, pool: WorkerPool, pid: int | None = None) -> None:
+        self.pid = pid
+        self._pool = pool
+
+    def close(self) -> None:
+        """End the pool; may be called again."""
+        self._pool.close()
+
+    terminate = join = cancel_join_thread = close
 
 
 def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
