@@ -32,7 +32,8 @@ CLASSES = {
 JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 # Parts of a sentence, which a language may need or not: an article, what was asked for, a fact.
 IN_ONE_LANGUAGE = {
-    *("english", "japanese", "name", "_with_article(name)", "hint"),
+    *("english", "japanese", "way.english", "way.japanese"),
+    *("name", "_with_article(name)", "hint"),
     *("asked", "fact", "purpose", "tried", "value"),
     *("error", "type(error).__name__"),  # "see the error above"
 }

@@ -167,11 +167,13 @@ def _the_model(arguments: Mapping[str, Any]) -> Any:
     """Choose from the three arguments that may say what the model is; exactly one must."""
     given = [name for name in _MODEL_ARGUMENTS if arguments[name] is not None]
     if len(given) != 1:
-        msg = (
+        msg = both(
             f"{' and '.join(given) or 'No model'} given. Pass exactly one of "
             f"{', '.join(_MODEL_ARGUMENTS)}: the name of a model, a folder, 'offline', a function "
-            "that gives a SentenceTransformer, a SentenceTransformer, or its modules.\n"
-            f"{'、'.join(_MODEL_ARGUMENTS)} のどれか一つだけを渡してください。"
+            "that gives a SentenceTransformer, a SentenceTransformer, or its modules.",
+            f"渡されたのは {' and '.join(given) or 'No model'} です。"
+            f"{', '.join(_MODEL_ARGUMENTS)} のどれか一つだけに、モデル名、フォルダー、'offline'、"
+            "SentenceTransformer、またはそれを返す関数を渡してください。",
         )
         raise ConfigError(msg)
     model = arguments[given[0]]

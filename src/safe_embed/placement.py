@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safe_embed.backends.calls import wait_for
 from safe_embed.backends.interface import Backend
-from safe_embed.errors import ConfigError
+from safe_embed.errors import ConfigError, both
 from safe_embed.inference.request import Move
 from safe_embed.upstream.absent import TRAIN, unsupported
 from safe_embed.upstream.attributes import stop_pool
@@ -221,13 +221,14 @@ class Placement:
             return
         if before.itemsize * 8 <= _NARROW_BITS:
             wanted = str(dtype).removeprefix("torch.")
-            raise ConfigError(
+            msg = both(
                 f"The weights are {before}: a cast to {dtype} would not bring back the digits that "
                 "they have lost. Make a new encoder: SafeEncoder(model, "
-                f'model_kwargs={{"dtype": "{wanted}"}}).\n'
-                f"重みは {before} で、失われた桁は {dtype} にしても戻りません。"
-                "SafeEncoder を作り直してください。"
+                f'model_kwargs={{"dtype": "{wanted}"}}).',
+                f"重みは {before} で、失われた桁は {dtype} にしても戻りません。次のように作り直して"
+                f'ください: SafeEncoder(model, model_kwargs={{"dtype": "{wanted}"}})',
             )
+            raise ConfigError(msg)
 
 
 def _target(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from safe_embed.errors import UnsupportedError
+from safe_embed.errors import UnsupportedError, both
 
 
 class Way(NamedTuple):
@@ -107,6 +107,8 @@ def unsupported(what: str, way: Way) -> UnsupportedError:
         The error.
     """
     return UnsupportedError(
-        f"SafeEncoder does not support {what}: {way.english}.\n"
-        f"SafeEncoder では {what} を使えません。{way.japanese}"
+        both(
+            f"SafeEncoder does not support {what}: {way.english}.",
+            f"SafeEncoder では {what} を使えません。{way.japanese}",
+        )
     )
