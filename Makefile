@@ -16,7 +16,9 @@ IN_TWO := --numprocesses=2 --dist=worksteal --benchmark-disable
 RUN ?= benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json
 BENCH = $(BIN)/pytest --benchmark-only --benchmark-columns=median,rounds
 
-.PHONY: help .venv demo test test-oldest check lint docs docs-open docs-check bench bench-smoke \
+EXAMPLES_BIN := .venv-examples/bin
+
+.PHONY: help .venv demo test test-oldest examples check lint docs docs-open docs-check bench bench-smoke \
 	bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
@@ -53,6 +55,16 @@ test: check docs ## everything: check, docs, the tests and the doctests
 test-oldest: export HF_HUB_OFFLINE = 1
 test-oldest: .venv-oldest/installed ## the tests that meet a model once more, with the oldest sentence-transformers
 	$(OLDEST_BIN)/pytest tests $(IN_TWO) $(OF_ANY_STACK:%=--ignore=tests/test_%.py)
+
+.venv-examples/installed: pyproject.toml constraints-examples.txt
+	$(PYTHON) -m venv .venv-examples
+	$(EXAMPLES_BIN)/pip install --upgrade --constraint constraints-examples.txt pip
+	$(EXAMPLES_BIN)/pip install --constraint constraints-examples.txt --editable . --group examples
+	touch $@
+
+examples: export HF_HUB_OFFLINE = 1
+examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, Chroma, BERTopic …; not in CI
+	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default
 
 check: lint ## lint and types
 	$(BIN)/mypy
@@ -99,4 +111,4 @@ figures: .venv ## benchmarks/results/published*.json into docs/_figures and the 
 	$(BIN)/python benchmarks/report.py
 
 clean: ## remove the environment and everything that was built
-	rm -rf .venv .venv-oldest .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build
+	rm -rf .venv .venv-oldest .venv-examples .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build

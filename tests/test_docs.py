@@ -77,7 +77,7 @@ def is_copy(page: Path) -> bool:
 # the offline one.
 MAKING = {
     *("index", "incident", "ja/splitting", "memory", "processes"),
-    *("recipes/macos", "recipes/modes"),
+    *("recipes/macos", "recipes/modes", "reference/differences"),
 }
 WITH_PYTHON = [page for page in PAGES if fences(page, "python")]
 

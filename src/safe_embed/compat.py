@@ -237,7 +237,7 @@ class DropIn(Placement):
 
     @property
     def modalities(self) -> list[str]:
-        """What can be embedded: texts, whatever else the model could read."""
+        """Text alone, whatever else the model could read."""
         return ["text"]
 
     def supports(self, modality: Any) -> bool:

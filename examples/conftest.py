@@ -1,0 +1,62 @@
+"""What every example needs: a small model as a folder, an encoder of it, and its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import models
+from safe_embed import SafeEncoder
+
+TEXTS = [
+    "今日は雨です。",
+    "東京都の人口は1,400万人です。",
+    "「どこへ行くのか？」と彼女は聞いた。",
+    "長い文章は句読点で切って、平均を取る。",
+    models.long_text(),
+]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small random BERT that reads 64 tokens: libraries make their models of it."""
+    path = tmp_path_factory.mktemp("model")
+    models.small(prompts={"query": "検索クエリ: ", "document": "検索文書: "}).save(str(path))
+    return str(path)
+
+
+@pytest.fixture
+def encoder(folder: str) -> Iterator[SafeEncoder]:
+    """The encoder that libraries are given."""
+    with SafeEncoder(folder, device="cpu") as found:
+        yield found
+
+
+@pytest.fixture
+def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SafeEncoder in the place of SentenceTransformer, for libraries that make their own."""
+    import sentence_transformers
+
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", SafeEncoder)
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    """Four that the model reads whole, and one that it does not."""
+    return list(TEXTS)
+
+
+def check_same(expected: Any, actual: Any, tolerance: float = 1e-5) -> None:
+    """Compare vectors, whatever they are kept in."""
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=tolerance)
+
+
+def check_tells_apart(folder: str, expected: Any, texts: list[str]) -> None:
+    """Upstream gives another vector for the long text: a test that met upstream would show it."""
+    from safe_embed.upstream.attributes import sentence_transformer
+
+    upstream = sentence_transformer()(folder, device="cpu").encode(texts)
+    assert np.abs(upstream - np.asarray(expected)).max() > 1e-2
