@@ -321,6 +321,24 @@ def test_blanks_are_a_rung_above_bunsetsu() -> None:
     assert all(text[chunk.span.end - 1] == " " for chunk in found.chunks[:-1])
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# 題\n\n---\n\n本文。\n", "# 題\n\n---\n\n¦本文。\n"),
+        ("| 甲 | 乙 |\n|---|---|\n| 丙 | 丁 |\n", "| 甲 | 乙 |\n|---|---|\n¦| 丙 | 丁 |\n"),
+        ("***\n本文。\n🎉\n", "***\n本文。\n🎉\n"),
+        ("一。\n……\n二。\n", "一。\n……\n¦二。\n"),
+        ("\u200b\n一。\n\u200b\n二。", "\u200b\n一。\n\u200b\n¦二。"),
+        ("---\n***\n", "---\n***\n"),
+        ("1\n二\n", "1\n¦二\n"),
+    ],
+)
+def test_a_span_without_letters_joins_its_neighbour(text: str, expected: str) -> None:
+    """With one chunk a span no chunk is a rule, a bar or a mark alone."""
+    (found,) = Chunker(ladder(PunctuationSplitter()), "spans").chunk([text], FakeReader(), 60)
+    assert expected == "¦".join(text[s:e] for (s, e), _ in found.chunks)
+
+
 # Dictionaries
 
 

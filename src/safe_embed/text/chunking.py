@@ -24,9 +24,11 @@ from safe_embed.text.graphemes import (
     at_cluster_ends,
     between_clusters,
     cluster_cuts,
+    join_wordless,
     spans_between,
 )
 from safe_embed.text.packing import pack
+from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.span_table import Pieces, Unit
 from safe_embed.text.user_splitters import check_tiling
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
@@ -50,7 +52,8 @@ class Chunker:
         ladder: Splitters from coarse to fine; what is still too long is cut between grapheme
             clusters. A span that ends inside a cluster is extended to the end of the cluster.
         mode: ``"packed"`` fills chunks evenly; ``"spans"`` makes one chunk of each span of the
-            first splitter, or several if it is too long.
+            first splitter, or several if it is too long. A span of a PunctuationSplitter without a
+            letter or digit is joined to its neighbour.
     """
 
     ladder: tuple[Splitter, ...]
@@ -91,7 +94,11 @@ class Chunker:
         done = job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
         rest = [i for i in range(len(texts)) if i not in done]
         if rest:
-            tops = job.tops(self.ladder[0], rest)
+            tops = job.tops(
+                self.ladder[0],
+                rest,
+                join=by_top and isinstance(self.ladder[0], PunctuationSplitter),
+            )
             whole = job.encode_whole(job.may_fit(tops))
             many = job.of_many_spans(tops) if by_top else frozenset()
             done |= {i: chunked for i, chunked in whole.items() if i not in many}
@@ -136,9 +143,17 @@ class _Job:
             if len(encoding) <= self.budget
         }
 
-    def tops(self, splitter: Splitter, indices: Sequence[int]) -> Pieces:
-        """Cut these texts with the first splitter, and count the tokens of each top span."""
+    def tops(self, splitter: Splitter, indices: Sequence[int], *, join: bool = False) -> Pieces:
+        """Cut these texts with the first splitter, and count the tokens of each top span.
+
+        *join* joins the spans without a letter or digit to their neighbours.
+        """
         spans = [_split(splitter, self.texts[index]) for index in indices]
+        if join:
+            spans = [
+                join_wordless(self.texts[index], found)
+                for index, found in zip(indices, spans, strict=True)
+            ]
         return self.measured(Pieces.of_spans(indices, spans))
 
     def may_fit(self, tops: Pieces) -> list[int]:
