@@ -247,16 +247,22 @@ def test_what_is_no_splitter_is_refused(spec: object) -> None:
 @pytest.mark.parametrize(
     ("first", "names"),
     [
-        (PunctuationSplitter("paragraph"), ["PunctuationSplitter"] * 7 + ["MorphemeSplitter"] * 3),
+        (
+            PunctuationSplitter("paragraph"),
+            ["PunctuationSplitter"] * 7 + ["RegexSplitter"] + ["MorphemeSplitter"] * 3,
+        ),
         (
             RegexSplitter("。"),
-            ["RegexSplitter"] + ["PunctuationSplitter"] * 6 + ["MorphemeSplitter"] * 3,
+            ["RegexSplitter"]
+            + ["PunctuationSplitter"] * 6
+            + ["RegexSplitter"]
+            + ["MorphemeSplitter"] * 3,
         ),
         (MorphemeSplitter(), ["MorphemeSplitter"] * 4),
     ],
 )
 def test_a_ladder_begins_with_the_users_own(first: Splitter, names: list[str]) -> None:
-    """Below it come punctuation and morphemes; below morphemes nothing else; all can be pickled."""
+    """Below it come punctuation, blanks and morphemes; below morphemes nothing else; all can be pickled."""
     rungs = ladder(first)
     assert first == rungs[0]
     assert names == [type(rung).__name__ for rung in rungs]

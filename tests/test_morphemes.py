@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_embed.errors import ConfigError
-from safe_embed.text import morphemes
+from safe_embed.text import bunsetsu, morphemes
+from safe_embed.text.bunsetsu import RULES
 from safe_embed.text.graphemes import cluster_spans, keep_whole
 from safe_embed.text.morphemes import (
     OVERLAP_CHARS,
-    RULES,
     WINDOW_CHARS,
     MorphemeSplitter,
     _Analyser,
@@ -145,7 +145,7 @@ def test_bunsetsu(expected: str) -> None:
 
 def examples_of_the_rules() -> list[tuple[str, str]]:
     """Read the comments beside the rules."""
-    table = inspect.getsource(morphemes).split("RULES: ")[1].split("\n)\n")[0]
+    table = inspect.getsource(bunsetsu).split("RULES: ")[1].split("\n)\n")[0]
     return re.findall(r"[#;] ([^;#\n]+?) -> ([^;\n]+)", table)
 
 
@@ -161,7 +161,7 @@ def test_examples_of_the_rules_hold() -> None:
 @pytest.mark.parametrize("i", range(len(RULES) - 1))
 def test_every_rule_decides_something(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any one rule an example comes out differently."""
-    monkeypatch.setattr(morphemes, "RULES", RULES[:i] + RULES[i + 1 :])
+    monkeypatch.setattr(bunsetsu, "RULES", RULES[:i] + RULES[i + 1 :])
     monkeypatch.setattr(morphemes, "_IDLE", deque())  # the idle ones know what the rules said
 
     assert any(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from enum import IntEnum
 
-from safe_embed.text.graphemes import BLANK, CLOSERS, ELLIPSIS, END_MARK, LINE_BREAK
+from safe_embed.text.marks import BLANK, CLOSERS, ELLIPSIS, END_MARK, LINE_BREAK
 from safe_embed.types import Span
 
 

@@ -28,9 +28,11 @@ from safe_embed.text.boundaries import (
 from safe_embed.text.graphemes import (
     between_clusters,
     cluster_cuts,
+    join_wordless,
     spans_between,
 )
 from safe_embed.text.packing import pack
+from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.span_table import Pieces, Unit
 from safe_embed.text.user_splitters import checked_split
 from safe_embed.types import Chunk, ChunkedInput, Reader, Span, Splitter
@@ -54,7 +56,8 @@ class Chunker:
         ladder: Splitters from coarse to fine; what is still too long is cut between grapheme
             clusters. A span that ends inside a cluster is extended to the end of the cluster.
         mode: ``"packed"`` fills chunks evenly; ``"spans"`` makes one chunk of each span of the
-            first splitter, or several if it is too long.
+            first splitter, or several if it is too long. A span of a PunctuationSplitter without a
+            letter or digit is joined to its neighbour.
     """
 
     ladder: tuple[Splitter, ...]
@@ -100,7 +103,7 @@ class Chunker:
         if rest:
             if not by_top:
                 job.headings.update({i: heading_spans(texts[i]) for i in rest})
-            tops = job.tops(self.ladder[0], rest)
+            tops = job.tops(self.ladder[0], rest, by_top=by_top)
             whole = job.encode_whole(job.may_fit(tops))
             many = job.of_many_spans(tops) if by_top else frozenset()
             done |= {i: chunked for i, chunked in whole.items() if i not in many}
@@ -151,11 +154,16 @@ class _Job:
             if len(encoding) <= self.budget
         }
 
-    def tops(self, splitter: Splitter, indices: Sequence[int]) -> Pieces:
-        """Cut these texts with the first splitter, and count the tokens of each top span."""
-        spans = [
-            self.split(splitter, Unit(index, 0, 0, len(self.texts[index]))) for index in indices
-        ]
+    def tops(self, splitter: Splitter, indices: Sequence[int], *, by_top: bool) -> Pieces:
+        """Cut these texts with the first splitter, and count the tokens of each top span.
+
+        With *by_top* our own spans without a letter or digit are joined to their neighbours.
+        """
+        texts = [self.texts[index] for index in indices]
+        units = [Unit(index, 0, 0, len(text)) for index, text in zip(indices, texts, strict=True)]
+        spans = [self.split(splitter, unit) for unit in units]
+        if by_top and isinstance(splitter, PunctuationSplitter):
+            spans = list(map(join_wordless, texts, spans))
         return self.measured(Pieces.of_spans(indices, spans))
 
     def may_fit(self, tops: Pieces) -> list[int]:

@@ -1,4 +1,4 @@
-"""Find what must not be cut: grapheme clusters, addresses, numbers, runs of marks, brackets.
+"""Find what must not be cut: grapheme clusters, addresses, numbers, runs of marks, ruby.
 
 Pure functions. Each takes time and memory linear in the length of the text, for any text.
 """
@@ -12,28 +12,38 @@ from itertools import chain, pairwise
 
 import regex
 
+from safe_embed.text.brackets import ALL_CLOSERS, ALL_OPENERS, directed, enclosed
+from safe_embed.text.marks import (
+    CLOSERS,
+    DIGIT,
+    ELLIPSIS,
+    END_MARK,
+    KANJI,
+    LINE_BREAK,
+    OPENERS,
+)
 from safe_embed.types import Span
 
-OPENERS = "「『（(【〔［[〈《“"
-CLOSERS = "」』）)】〕］]〉》”"
-_OPENER_OF = dict(zip(CLOSERS, OPENERS, strict=True))
-
-BLANK = " \t\u3000"
-LINE_BREAK = "\n\r\v\f\x85\u2028\u2029"
-DIGIT = "0-9０-９"
-END_MARK = "。｡！？!?‼⁇⁈⁉"
-ELLIPSIS = "…‥"
-
-# Each search starts with one set of characters, which `re` scans for quickly. It matches a bracket,
-# or a whole pair without brackets inside, as most pairs are.  （注）と「 -> （注）|「
-_INSIDE = f"[^{re.escape(OPENERS + CLOSERS)}]*+"
-_PAIR = "|".join(
-    f"(?<={re.escape(opener)}){_INSIDE}{re.escape(closer)}" for closer, opener in _OPENER_OF.items()
-)
-_BRACKET = re.compile(f"[{re.escape(OPENERS + CLOSERS)}](?:{_PAIR})?+")
-# An empty line, with the line break before it; \r\n is one line break.
-_BLANK_LINE = re.compile(f"[{LINE_BREAK}](?:(?<=\r)\n)?+[^\\S{LINE_BREAK}]*+[{LINE_BREAK}]")
-_FENCE = re.compile(r"^[ ]{0,3}(```|~~~)[^\r\n]*(?:\r\n|[\r\n])?", re.MULTILINE)
+# The characters that the functions here look at are part of what this module offers.
+__all__ = [
+    "CLOSERS",
+    "ELLIPSIS",
+    "END_MARK",
+    "JOINER",
+    "LINE_BREAK",
+    "OPENERS",
+    "RUBY",
+    "at_cluster_ends",
+    "between_clusters",
+    "bracket_spans",
+    "cluster_cuts",
+    "cluster_spans",
+    "join_wordless",
+    "joined_clusters",
+    "keep_whole",
+    "outside",
+    "spans_between",
+]
 
 # The voicing marks with a width of their own (U+309B, U+309C) belong to the kana before them,
 # although Unicode makes them separate clusters; they never join a line break.  か゛ -> か゛
@@ -44,7 +54,7 @@ _CLUSTER = regex.compile(rf"(?:[🇦-🇿]{{2}}{_EXTENDED}|\X)(?:{_VOICED}{_EXTE
 
 # 行頭禁則: what must not start a piece.  あ。 -> あ。; コーヒー -> コーヒー; 人々 -> 人々
 _NO_START = frozenset(
-    CLOSERS + END_MARK + ELLIPSIS + "、，､．ー々〻" + "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
+    ALL_CLOSERS + END_MARK + ELLIPSIS + "、，､．ー々〻" + "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
 )
 
 # Every cluster of several code points has at least one of these.
@@ -57,6 +67,9 @@ _MAY_JOIN = regex.compile(
     r"|[\p{GCB=Prepend}\p{GCB=Extend}\p{GCB=L}\u200D][^\n]|\r\n|[🇦-🇿]{2}"
 )
 
+# The reading of a word, as Aozora Bunko writes it (30: longer ones are no readings).
+RUBY = "《[ぁ-ゖァ-ヺー・゛゜]{1,30}》"
+
 _ATOM = re.compile(
     "|".join(
         (
@@ -68,10 +81,14 @@ _ATOM = re.compile(
             rf"[{DIGIT}]++(?:[.,:/．，：／][{DIGIT}]++)*+",
             # え……そう -> ……; 本当！？ -> ！？; ―― -> ――
             rf"[{END_MARK}{ELLIPSIS}]{{2,}}|[─―—]{{2,}}",
+            # 吾輩《わがはい》は -> 吾輩《わがはい》は
+            rf"[{KANJI}]{RUBY}",
         )
     )
 )
 
+
+_LETTER = re.compile(r"[^\W_]")
 
 # Makes a Span without running Python code: there are many spans.
 _new_span: Callable[[tuple[int, int]], Span] = partial(tuple.__new__, Span)
@@ -154,7 +171,7 @@ def between_clusters(text: str, cuts: Sequence[int]) -> list[int]:
     Returns:
         The remaining cuts, in ascending order.
     """
-    return _outside(cuts, _clusters_at(text, cuts))
+    return outside(cuts, _clusters_at(text, cuts))
 
 
 def joined_clusters(text: str) -> list[Span]:
@@ -186,7 +203,7 @@ def bracket_spans(text: str, depth: int | None = 0) -> list[Span]:
     Returns:
         Disjoint spans in order, each with its opening and its closing bracket.
     """
-    return list(map(_new_span, _enclosed(text, depth)))
+    return list(map(_new_span, enclosed(directed(text), depth)))
 
 
 def keep_whole(
@@ -205,13 +222,28 @@ def keep_whole(
     Returns:
         The remaining cuts, in ascending order.
     """
-    kept = _outside(cuts, _enclosed(text, depth))
+    text = directed(text)
+    kept = outside(cuts, enclosed(text, depth))
     if not atoms:
         return kept
-    kept = _outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
+    kept = outside(kept, [Span(*match.span()) for match in _ATOM.finditer(text)])
     # あ|。 and （|注 would separate a mark from the word it belongs to.
-    kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in OPENERS]
-    return _outside(kept, joined_clusters(text))
+    kept = [cut for cut in kept if text[cut] not in _NO_START and text[cut - 1] not in ALL_OPENERS]
+    return outside(kept, joined_clusters(text))
+
+
+def join_wordless(text: str, spans: Sequence[Span]) -> list[Span]:
+    """Join each span without a letter or digit to the span before; at the start, to the next.
+
+    Args:
+        text: The text of the spans.
+        spans: Spans in order, which tile the text.
+
+    Returns:
+        The spans with a letter or digit, with what was joined to them; one span if there is none.
+    """
+    starts = [start for start, end in spans if _LETTER.search(text, start, end)]
+    return spans_between(starts[1:], len(text))
 
 
 def spans_between(cuts: Sequence[int], length: int) -> list[Span]:
@@ -235,17 +267,16 @@ def _clusters_at(text: str, cuts: Sequence[int]) -> list[Span]:
     return joined_clusters(text) if _MAY_JOIN.search(neighbours) else []
 
 
-def _enclosed(text: str, depth: int | None) -> list[tuple[int, int]]:
-    """Return the spans of :func:`bracket_spans` as plain tuples, which are faster to make."""
-    if depth is None:
-        return []
-    fences = _fence_spans(text) if "```" in text or "~~~" in text else []
-    spans = sorted(chain(_pairs(text), fences))
-    return _at_depth(spans, depth) if depth else _outermost(spans)
+def outside(cuts: Iterable[int], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Keep the cuts that lie strictly inside none of the spans.
 
+    Args:
+        cuts: Positions in ascending order.
+        spans: Disjoint spans, in order.
 
-def _outside(cuts: Iterable[int], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Keep the cuts that lie strictly inside none of the disjoint, ordered *spans*."""
+    Returns:
+        The remaining cuts, in ascending order.
+    """
     if not spans:
         return list(cuts)
     kept, place, last = [], 0, len(spans) - 1
@@ -257,78 +288,3 @@ def _outside(cuts: Iterable[int], spans: Sequence[tuple[int, int]]) -> list[int]
         if not start < cut < end:
             kept.append(cut)
     return kept
-
-
-def _pairs(text: str) -> list[tuple[int, int]]:
-    """Return the span of each matched pair of brackets; no pair extends over a blank line."""
-    pairs: list[tuple[int, int]] = []
-    start = 0
-    for match in _BLANK_LINE.finditer(text):
-        end = match.end()
-        pairs += _pairs_between(text, start, end)
-        start = end
-    pairs += _pairs_between(text, start, len(text))
-    return pairs
-
-
-def _pairs_between(text: str, first: int, last: int) -> list[tuple[int, int]]:
-    """Return the span of each matched pair of brackets in ``text[first:last]``."""
-    pairs: list[tuple[int, int]] = []
-    stack: list[
-        int
-    ] = []  # positions only, to save memory: a text may have 10 million open brackets
-    open_counts = dict.fromkeys(OPENERS, 0)
-    for match in _BRACKET.finditer(text, first, last):
-        start, end = span = match.span()
-        if end - start > 1:
-            pairs.append(span)
-            continue
-        mark = text[start]
-        if mark in open_counts:
-            stack.append(start)
-            open_counts[mark] += 1
-        elif open_counts[opener := _OPENER_OF[mark]]:
-            # Brackets opened inside and not closed are unmatched.  「あ（い」 -> 「あ（い」
-            while (inner := text[start := stack.pop()]) != opener:
-                open_counts[inner] -= 1
-            open_counts[opener] -= 1
-            pairs.append((start, end))
-    return pairs
-
-
-def _fence_spans(text: str) -> list[tuple[int, int]]:
-    """Return the span of each closed Markdown code fence; an unclosed fence has none."""
-    spans: list[tuple[int, int]] = []
-    opened: tuple[str, int] | None = None
-    for match in _FENCE.finditer(text):
-        if opened is None:
-            opened = match.group(1), match.start()
-        elif opened[0] == match.group(1):
-            spans.append((opened[1], match.end()))
-            opened = None
-    return spans
-
-
-def _outermost(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the spans that lie inside no other; *spans* are ordered by start."""
-    picked: list[tuple[int, int]] = []
-    last_end = 0
-    for span in spans:
-        if span[0] >= last_end:
-            picked.append(span)
-            last_end = span[1]
-    return picked
-
-
-def _at_depth(spans: Iterable[tuple[int, int]], depth: int) -> list[tuple[int, int]]:
-    """Return the spans that lie inside exactly *depth* others; *spans* are ordered by start."""
-    ends: list[int] = []
-    picked: list[tuple[int, int]] = []
-    for span in spans:
-        start, end = span
-        while ends and ends[-1] <= start:
-            ends.pop()
-        if len(ends) == depth:
-            picked.append(span)
-        ends.append(end)
-    return picked

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
+from safe_embed.text.marks import BLANK, CLOSERS, END_MARK, LINE_BREAK
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.user_splitters import FunctionSplitter, RegexSplitter
 from safe_embed.types import Splitter
 
 SplitterLike = str | re.Pattern[str] | Splitter | Callable[[str], Any]
+
+
+# Blanks between Japanese words.  氏名 山田太郎 住所 -> 氏名 |山田太郎 |住所; 第 3 回 -> 第 3 回
+_JAPANESE = f"[^\\x00-\\x7f{BLANK}{LINE_BREAK}"
+_BLANKS = RegexSplitter(
+    f"(?<={_JAPANESE}])[{BLANK}]++(?={_JAPANESE}{re.escape(CLOSERS)}{END_MARK}、，．])"
+)
 
 
 def resolve_splitter(spec: SplitterLike) -> Splitter:
@@ -51,8 +60,8 @@ def resolve_splitter(spec: SplitterLike) -> Splitter:
 def ladder(splitter: Splitter) -> tuple[Splitter, ...]:
     """List *splitter* and the finer splitters that cut a piece which is still too long.
 
-    長い文 -> clauses -> inside brackets, level by level -> bunsetsu -> morphemes. The chunker cuts
-    what is still too long between grapheme clusters.
+    長い文 -> clauses -> inside brackets, level by level -> blanks -> bunsetsu -> morphemes.
+    The chunker cuts what is still too long between grapheme clusters.
 
     Args:
         splitter: The splitter that is tried first.
@@ -61,22 +70,24 @@ def ladder(splitter: Splitter) -> tuple[Splitter, ...]:
         The splitters from coarse to fine, *splitter* first.
     """
     if isinstance(splitter, MorphemeSplitter):
-        return (splitter, *_morpheme_splitters())
+        return (splitter, *_morpheme_splitters(splitter))
+    if isinstance(splitter, PunctuationSplitter):
+        finer = splitter.finer
+        words = MorphemeSplitter(names=splitter.names, line_breaks=splitter.line_breaks is True)
+    else:
+        finer, words = PunctuationSplitter, MorphemeSplitter()
     return (
         splitter,
-        *(
-            PunctuationSplitter(level, depth=depth)
-            for depth in (0, 1, None)
-            for level in ("sentence", "clause")
-        ),
-        *_morpheme_splitters(),
+        *(finer(level, depth) for depth in (0, 1, None) for level in ("sentence", "clause")),
+        _BLANKS,
+        *_morpheme_splitters(words),
     )
 
 
-def _morpheme_splitters() -> tuple[MorphemeSplitter, ...]:
+def _morpheme_splitters(splitter: MorphemeSplitter) -> tuple[MorphemeSplitter, ...]:
     """Return the splitters below the last level of punctuation, from coarse to fine."""
     return (
-        MorphemeSplitter("bunsetsu", depth=0),
-        MorphemeSplitter("bunsetsu", depth=None),
-        MorphemeSplitter("morpheme", depth=None),
+        replace(splitter, unit="bunsetsu", depth=0),
+        replace(splitter, unit="bunsetsu", depth=None),
+        replace(splitter, unit="morpheme", depth=None),
     )
