@@ -427,7 +427,7 @@ def test_what_is_no_policy_cannot_be_joined(other: Any) -> None:
         EveryCalls(1) | other
     with pytest.raises(TypeError, match="unsupported operand"):
         other & EveryCalls(1)
-    with pytest.raises(ConfigError, match="Give policies"):
+    with pytest.raises(ConfigError, match="Give one or more policies"):
         AllOf((EveryCalls(1), other))
 
 

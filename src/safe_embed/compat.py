@@ -97,7 +97,11 @@ class DropIn(Placement):
 
     @property
     def similarity_fn_name(self) -> str:
-        """Which function :meth:`similarity` computes; may be set."""
+        """Name of the function that :meth:`similarity` computes.
+
+        Can be set to ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``; another name is a
+        ConfigError or, as upstream, a ValueError.
+        """
         return self._settings.similarity_fn_name
 
     @similarity_fn_name.setter
@@ -308,11 +312,17 @@ class DropIn(Placement):
 
     @property
     def stats(self) -> Stats:
-        """Counts, the newest measurement, and what was given back so far."""
+        """Counts of calls, texts and tokens since the encoder was made, and its memory.
+
+        A value as of now; it does not change later.
+        """
         return self.backend.stats
 
     def close(self) -> None:
-        """End the encoder's thread and drop the model; may be called again."""
+        """End the encoder's thread or processes, and let the model go; a second call does nothing.
+
+        Calls that are not done fail with a WorkerError, as do later ones.
+        """
         self.backend.close()
 
     def __enter__(self) -> Self:

@@ -70,10 +70,10 @@ class EncoderOptions:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> EncoderOptions:
-        """Take the local variables of a function that has these as its parameters.
+        """Make the options from the local variables of a function that has them as parameters.
 
         Args:
-            arguments: Name -> value; others are left out.
+            arguments: Name -> value; names that are no options are ignored.
 
         Returns:
             The options.

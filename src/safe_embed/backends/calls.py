@@ -200,10 +200,13 @@ class PendingCall:
         return self._open > 0
 
     def advance(self) -> CallEnded | None:
-        """Go on to the next stage, or to the end of the call.
+        """Move the call on to its next stage, or end it.
+
+        The result of the call, or its error, is set on :attr:`future`; nothing is raised here.
 
         Returns:
-            What is to be counted, if anything; then :attr:`future` may be done.
+            A record of the texts of a call that has done its work, for the counts of ``stats``;
+            ``None`` at any other stage.
         """
         try:
             flow = self._flow = self._flow or self.begin()

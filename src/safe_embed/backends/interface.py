@@ -88,7 +88,7 @@ class Backend(Protocol):
 
     @property
     def stats(self) -> Stats:
-        """What was done so far."""
+        """Counts of the work since the encoder was made, and memory, as of now."""
         ...
 
     def idle(self) -> None:

@@ -127,7 +127,7 @@ class ThreadBackend:
 
     @property
     def stats(self) -> Stats:
-        """What was done so far."""
+        """Counts of the work since the encoder was made, and memory, as of now."""
         return self._open.supervisor.stats
 
     def idle(self) -> None:

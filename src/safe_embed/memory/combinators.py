@@ -75,9 +75,10 @@ class _Joint(Joinable):
         given = tuple(self.policies)
         if not given or not all(is_policy(policy) for policy in given):
             msg = both(
-                f"{type(self).__name__} was given ({listed(given)}). Give policies, one or more.",
-                f"{type(self).__name__} に ({listed(given)}) が渡されました。ポリシーを一つ以上"
-                "渡してください。",
+                f"{type(self).__name__} was given ({listed(given)}). Give one or more policies, "
+                "such as MemoryGrowth('200 MiB').",
+                f"{type(self).__name__} に ({listed(given)}) が渡されました。"
+                "MemoryGrowth('200 MiB') のようなポリシーを一つ以上渡してください。",
             )
             raise ConfigError(msg)
         object.__setattr__(self, "policies", tuple(self._flatten(given)))

@@ -66,16 +66,18 @@ class Handover:
         self._state, self._error = Replacement.FAILED, error
 
     def replace(self, reason: Reason) -> Iterator[None]:
-        """Ask for another process, and wait until it has taken over.
+        """Ask the encoder's process for a new worker process in the place of this one.
 
         Args:
-            reason: Why.
+            reason: Why this process is to be replaced.
 
         Yields:
-            Nothing, while the other process loads; this one does not outlive that.
+            ``None``, again and again while the new process loads. Once it has the model, it takes
+            the calls, and this process is ended from outside.
 
         Raises:
-            BaseException: What kept the other process from starting.
+            BaseException: The error that kept the new process from starting or loading; this
+                process goes on.
         """
         self._state = Replacement.REQUESTED
         if self._request is not None:

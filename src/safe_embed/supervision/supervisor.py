@@ -122,7 +122,7 @@ class Supervisor:
 
     @property
     def stats(self) -> Stats:
-        """What was done so far."""
+        """Counts of the work since the encoder was made, and memory, as of now."""
         return Stats(
             *self.meter.done,
             self._reloads,

@@ -70,14 +70,16 @@ class UsageMeter:
         return _held(self.baseline)
 
     def settle(self, *, is_quiet: bool) -> None:
-        """Take the baseline, or lower it: it falls and never rises.
+        """Set the baseline of memory, in bytes held by the process, or lower it; it never rises.
 
-        Freed memory is given back before the first measurement. Where a few large calls made up
-        the warm-up, also after each further call until there were enough: what the first one held
-        may be freed only later.
+        Freed memory is given back to the system before the baseline is set. If the warm-up had
+        fewer than ``WARM_UP_CALLS`` calls, because they were large, it is given back after each
+        further call too, up to that number: memory that an early call held may be freed only
+        later.
 
         Args:
-            is_quiet: Whether no call is under way, whose texts and results would be counted.
+            is_quiet: Whether no call is under way. The texts and results of a call under way would
+                count as held, so that the baseline is set then, but not lowered.
         """
         done = self.done
         if not _is_warm(done.calls, done.tokens):

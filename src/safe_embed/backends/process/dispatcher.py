@@ -138,7 +138,7 @@ class Dispatcher(EventLoop):
 
     @property
     def stats(self) -> Stats:
-        """What was done so far."""
+        """Counts of the work since the encoder was made, and memory, as of now."""
         latest = self._latest
         workers = tuple(
             WorkerState(worker.pid, worker.sample, worker.baseline)

@@ -177,7 +177,10 @@ class WorkerHandle:
 
     @property
     def ending(self) -> str:
-        """How the process has ended, for messages: a reason, an exit status or a signal."""
+        """How the worker process has ended, for messages.
+
+        Why the encoder has ended it, if it has; else the exit status, or the name of the signal.
+        """
         code = self._process.returncode
         if self._because:
             return self._because

@@ -241,7 +241,7 @@ class WorkerPool:
 
     @property
     def stats(self) -> Stats:
-        """What was done so far."""
+        """Counts of the work since the encoder was made, and memory, as of now."""
         return self._ready.stats
 
     def close(self) -> None:
