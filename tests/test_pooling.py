@@ -163,6 +163,14 @@ def test_finishing_is_upstreams(count: int) -> None:
         )
 
 
+def test_large_numbers_are_normalised_too() -> None:
+    """Squares that float32 cannot hold do not matter, nor do zeros beside them."""
+    vectors = np.array([[2e19, 2e19], [0, 3e38], [0, 0], [3, 4]], dtype=np.float32)
+    expected = [[0.5**0.5, 0.5**0.5], [0, 1], [0, 0], [0.6, 0.8]]
+    np.testing.assert_allclose(normalize(vectors), expected, rtol=1e-6)
+    np.testing.assert_allclose(pad_to_dim(vectors[0], 3), [*expected[0], 0], rtol=1e-6)
+
+
 @given(npst.arrays(np.float32, (3, 4), elements=st.floats(-1e6, 1e6, width=32)))
 def test_normalised_vectors_have_length_one(vectors: Any) -> None:
     """Lengths are 1, or 0 where the vector is zero (to upstream: shorter than 1e-12)."""

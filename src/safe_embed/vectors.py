@@ -78,7 +78,11 @@ def normalize(vectors: FloatArray) -> FloatArray:
     Returns:
         An array of the same shape; rows are unit vectors.
     """
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    if np.isinf(norms).any() and np.isfinite(vectors).all():  # squares above 3e38 overflow
+        largest = np.abs(vectors).max(axis=-1, keepdims=True)
+        return normalize(vectors / np.maximum(largest, 1))
     scaled: FloatArray = vectors / np.maximum(norms, _SMALLEST_NORM)
     return scaled
 
