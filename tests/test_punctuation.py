@@ -541,6 +541,19 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "joined full stops": lambda n: "。\ufe0f" * (n // 2),
     "marks on a full stop": lambda n: "。" + "\u0301" * n + "」",
     "family of marks": lambda n: "‼\u200d" * (n // 2),
+    "open remarks": lambda n: "。（あ" * (n // 3),
+    "open faces": lambda n: "。(^" * (n // 3),
+    "open notes": lambda n: "。［＃" * (n // 3),
+    "emoji": lambda n: "。 😊" * (n // 3),
+    "quotation marks": lambda n: '"”‘' * (n // 3),
+    "code": lambda n: "`a" * (n // 2),
+    "fences in quotations": lambda n: "```\n> " * (n // 6),
+    "bars": lambda n: "。   |" * (n // 5),
+    "tags": lambda n: "。<br>" * (n // 5),
+    "particles": lambda n: "。が" * (n // 2),
+    "labels": lambda n: "a. １．" * (n // 5),
+    "quotations": lambda n: "に「あ！」漢" * (n // 6),
+    "wrapped lines": lambda n: ("漢" * 30 + "\n") * (n // 31),
 }
 hostile = pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
 

@@ -83,7 +83,8 @@ def enclosed(text: str, depth: int | None) -> list[tuple[int, int]]:
     if depth is None:
         return []
     spans = pairs(text)
-    if "```" in text or "~~~" in text:
+    # One character is found faster than three, and most texts have neither.
+    if "`" in text or "~" in text:
         spans += fences(text)
     spans.sort()
     return _at_depth(spans, depth) if depth else _outermost(spans)

@@ -51,7 +51,7 @@ def wraps(text: str, *, part: bool = False) -> frozenset[int]:
     least = 1 if part else 2
     ends = [match.end() for match in (_CONTINUED if part else _LONG).finditer(text)]
     # Most texts end here: few of their lines are long and continued.
-    if len(ends) < max(least, _LEAST_CONTINUED * text.count("\n")):
+    if len(ends) < least or len(ends) < _LEAST_CONTINUED * text.count("\n"):
         return frozenset()
     starts = [text.rfind("\n", 0, end - 1) + 1 for end in ends]
     widths = list(map(_columns, map(text.__getitem__, map(slice, starts, ends))))
