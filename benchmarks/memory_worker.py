@@ -358,7 +358,7 @@ LONG_TEXT_ARMS: dict[str, dict[str, Any] | None] = {
 def long_text(model: str, arm: str, tokens: int) -> dict[str, Any]:
     """Embed one text of so many tokens, while another thread asks for a query.
 
-    *model* is one of ``models.SHAPES``. The query is asked for as soon as the text is under way.
+    *model* is one of ``models.SHAPES``. The query is asked for when the model begins with the text.
     """
     options = LONG_TEXT_ARMS[arm]
     upstream = models.shaped(model)
@@ -369,9 +369,11 @@ def long_text(model: str, arm: str, tokens: int) -> dict[str, Any]:
     found = len(upstream.tokenizer(text, verbose=False)["input_ids"])
     encoder.encode(text[:600])
     waited: list[float] = []
+    has_begun = threading.Event()
+    upstream.register_forward_pre_hook(lambda *_: has_begun.set())
 
     def ask() -> None:
-        time.sleep(0.05)
+        has_begun.wait()
         begun = time.perf_counter()
         encoder.encode("雨です。")
         waited.append(time.perf_counter() - begun)

@@ -70,7 +70,7 @@ def test_joblib(encoder: SafeEncoder, texts: list[str], backend: str, tmp_path: 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_datasets_map(encoder: SafeEncoder, texts: list[str], num_proc: int | None) -> None:
-    """Also after the encoder has worked in this process, which forks the others."""
+    """Forked processes give the same vectors after the encoder has worked in their parent."""
     expected = encoder.encode(texts)
     rows = Dataset.from_dict({"text": texts})
     found = rows.map(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import models
 from safe_embed.offline import cache as offline
 
 # No deadlines: the first example of a property may load a model or a dictionary.
@@ -34,3 +35,11 @@ def data_dir() -> Path:
 def offline_model_path() -> Path:
     """The offline model in the user's own cache: built by the first run, used by all others."""
     return offline.model_path()
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model as a folder; not to be changed."""
+    path = tmp_path_factory.mktemp("saved")
+    models.small(prompts={"query": "検索クエリ: "}).save(str(path))
+    return path

@@ -45,14 +45,6 @@ TIMEOUT = 120
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model as a folder; not to be changed."""
-    path = tmp_path_factory.mktemp("saved")
-    models.small(prompts={"query": "検索クエリ: "}).save(str(path))
-    return path
-
-
-@pytest.fixture(scope="module")
 def upstream(saved: Path) -> Any:
     """The model itself, as the reference."""
     return process_models.plain(str(saved))

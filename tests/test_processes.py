@@ -44,14 +44,6 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model as a folder; not to be changed."""
-    path = tmp_path_factory.mktemp("saved")
-    models.small(prompts={"query": "検索クエリ: "}).save(str(path))
-    return path
-
-
-@pytest.fixture(scope="module")
 def reference(saved: Path) -> Iterator[SafeEncoder]:
     """The same model beside a thread of this process."""
     with SafeEncoder(saved, reload=None, device="cpu") as encoder:

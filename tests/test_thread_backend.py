@@ -55,14 +55,6 @@ def _quick_collections() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model as a folder; not to be changed."""
-    path = tmp_path_factory.mktemp("saved")
-    models.small(prompts={"query": "検索クエリ: "}).save(str(path))
-    return path
-
-
-@pytest.fixture(scope="module")
 def expected(saved: Path) -> Any:
     """What an encoder that never reloads gives."""
     with SafeEncoder(saved, reload=None) as encoder:
@@ -464,7 +456,7 @@ def test_cancelled_tasks_free_their_places(loader: Loader, controls: Controls) -
         assert all(task.cancelled() for task in tasks)
 
     with controls.encoder(loader, max_batch_tokens=64) as encoder:
-        expected = encoder.encode(TEXTS)  # in batches as small as those of the others
+        expected = encoder.encode(TEXTS)  # of this encoder: its batches are small
         calls = encoder.stats.calls
         alone = batches_of(encoder, loader, TEXTS)
         before = len(loader.batches)

@@ -85,6 +85,17 @@ def test_rows_do_not_see_each_other(name: str, lengths: list[int], seed: int) ->
     np.testing.assert_allclose(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_a_task_that_the_model_does_not_take_pads_nothing(method: str) -> None:
+    """Queries and documents go through the model as other texts do, unless it takes a task."""
+    model = models.small()
+    texts = ["雨。", models.long_text(2)]
+    with SafeEncoder(model) as encoder:
+        found = getattr(encoder, method)(texts)
+        np.testing.assert_allclose(found, getattr(model, method)(texts), rtol=1e-5, atol=1e-5)
+        assert encoder.stats.padding_tokens < STEP
+
+
 @needs_modernbert
 @pytest.mark.parametrize("length", [513, 1024, 1100, 2001])
 def test_windows_are_computed_in_blocks(length: int) -> None:

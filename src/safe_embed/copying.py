@@ -36,7 +36,7 @@ class Copying:
     _options: EncoderOptions
 
     def __getstate__(self) -> dict[str, Any]:
-        """Say how to make this encoder again; UnsupportedError if its model cannot be loaded."""
+        """Return how this encoder was made; UnsupportedError if its model cannot be loaded anew."""
         if self.backend.model.is_shared:
             raise unsupported("pickle and deepcopy here", _LOAD_BY_NAME)
         return self._state()
@@ -66,12 +66,12 @@ class Copying:
         if (revision := model.facts.identity.revision) is not None:  # the same snapshot of a hub
             given = {**self._options.sentence_transformer_options, "revision": revision}
             state["_options"] = replace(self._options, sentence_transformer_options=given)
-        state["settings"] = {} if model.is_shared else _set(model.settings)
+        state["settings"] = {} if model.is_shared else _values_of(model.settings)
         return state
 
 
-def _set(settings: ModelSettings) -> dict[str, Any]:
-    """Read what users may have set on the model."""
+def _values_of(settings: ModelSettings) -> dict[str, Any]:
+    """Return the settings of a model by name, with prompts of their own."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     values["prompts"] = dict(settings.prompts)
     return values

@@ -111,7 +111,6 @@ class SafeEncoder(DropIn, Copying):
 
     # What supervisor and backend take as given; a subclass may exchange it, in a test.
     conditions: ClassVar[Conditions] = Conditions()
-    _name = "…"  # of the model, for people
 
     def __init__(
         self,

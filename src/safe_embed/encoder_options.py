@@ -168,12 +168,12 @@ def _the_model(arguments: Mapping[str, Any]) -> Any:
     given = [name for name in _MODEL_ARGUMENTS if arguments[name] is not None]
     if len(given) != 1:
         msg = both(
-            f"{' and '.join(given) or 'No model'} given. Pass exactly one of "
+            f"{len(given)} arguments say what the model is. Pass exactly one of "
             f"{', '.join(_MODEL_ARGUMENTS)}: the name of a model, a folder, 'offline', a function "
             "that gives a SentenceTransformer, a SentenceTransformer, or its modules.",
-            f"渡されたのは {' and '.join(given) or 'No model'} です。"
-            f"{', '.join(_MODEL_ARGUMENTS)} のどれか一つだけに、モデル名、フォルダー、'offline'、"
-            "SentenceTransformer、またはそれを返す関数を渡してください。",
+            f"モデルを指定する引数が {len(given)} 個あります。{', '.join(_MODEL_ARGUMENTS)} の"
+            "どれか一つだけに、モデル名、フォルダー、'offline'、SentenceTransformer、または"
+            "それを返す関数を渡してください。",
         )
         raise ConfigError(msg)
     model = arguments[given[0]]

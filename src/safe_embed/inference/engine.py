@@ -63,6 +63,7 @@ class Engine:
     Attributes:
         positions: Tokens that the model has positions for; ``None`` for any number.
         reader_kind: What reads texts just as the model does.
+        forward_kwargs: Names of the further arguments that the forward of the model takes.
     """
 
     settings: Settings
@@ -71,10 +72,12 @@ class Engine:
     unpadded: bool = False
     positions: int | None = field(init=False, default=None)
     reader_kind: type[ModelReader] = field(init=False, default=ModelReader)
+    forward_kwargs: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
         self.positions = position_tokens(self.model)
         self.reader_kind = reader_kind(self.model, self.tokenizer)
+        self.forward_kwargs = frozenset(self.model.get_model_kwargs())
 
     def do(self, task: Task) -> Outcome:
         """Do a task.
@@ -153,7 +156,9 @@ class Engine:
         return self._embed(encodings, shape=(0, 0))
 
     def _unpads(self, encodings: Sequence[Encoding], model_kwargs: Mapping[str, Any]) -> bool:
-        can = self.unpadded and self.model.device.type == "cpu" and not model_kwargs
+        # encode_query and encode_document always pass a task, which most models do not take.
+        is_plain = self.forward_kwargs.isdisjoint(model_kwargs)
+        can = self.unpadded and self.model.device.type == "cpu" and is_plain
         return can and (needs_padding(encodings) or len(encodings[0]) > _LONG_CHUNK_TOKENS)
 
     def _reader(self, prompt: str) -> ModelReader:
