@@ -77,9 +77,17 @@ def _strip_joiners(text: str, mark: re.Pattern[str]) -> tuple[str, list[int], li
     return "".join((*parts, text[last:])), places, removed
 
 
-def _behind_quotations(text: str, cuts: list[int]) -> list[int]:
-    """Return the cuts directly behind a closing bracket and before a noun; few texts have some."""
-    return [cut for cut in cuts if text[cut - 1] in _CLOSES and _NOUN.match(text, cut)]
+def _after_quotations(text: str, cuts: list[int], spans: list[tuple[int, int]]) -> frozenset[int]:
+    """Return the cuts directly behind a pair of brackets in the middle of a sentence.
+
+    *spans* are those of all pairs that end at a cut.
+    """
+    starts = {end: start for start, end in spans}
+    return frozenset(
+        cut
+        for cut in starts.keys() & cuts
+        if text[cut - 1] in _CLOSES and _NOUN.match(text, cut) and _leads_on(text, starts[cut])
+    )
 
 
 def _leads_on(text: str, start: int) -> bool:
@@ -202,9 +210,8 @@ class PunctuationSplitter:
             cuts = list(dict.fromkeys(merge(cuts, marks)))
         spans = enclosed(text, self.depth)
         cuts = outside(cuts, spans)
-        if behind := _behind_quotations(text, cuts):
-            starts = {end: start for start, end in (pairs(text) if self.depth != 0 else spans)}
-            inside = {cut for cut in behind if _leads_on(text, starts.get(cut, 0))}
+        # A cut outside all spans is behind none of the pairs inside them.
+        if inside := _after_quotations(text, cuts, spans if self.depth == 0 else pairs(text)):
             cuts = [cut for cut in cuts if cut not in inside]
         return spans_between(cuts, len(text))
 

@@ -89,12 +89,21 @@ _BEGINS = f"(?:(?!{_CLOSE})|{_STAYS})"
 # うーん、、、次 -> うーん、、、|次; つまり、――次 -> つまり、――|次; そう……。次 -> そう……。|次
 _PAUSE = f"[、､，{ELLIPSIS}―—]*+(?:(?!{_CLOSE}|[{END_MARK}．])[{BLANK}]*+(?!{_CLOSE})|{_STAYS})"
 
-_LINES = (
+_PARAGRAPHS = (
     # 一段落。\n\n二段落。 -> 一段落。\n\n|二段落。
     Rule("paragraph", "\n", f"(?:[{BLANK}]*+[{LINE_BREAK}]++)++{_BEGINS}"),
     Rule("paragraph", "\r", f"\n?+(?:[{BLANK}]*+[{LINE_BREAK}]++)++{_BEGINS}"),
-    # 見出し\n本文 -> 見出し\n|本文; ・りんご\r\n・みかん -> ・りんご\r\n|・みかん
-    Rule("sentence", LINE_BREAK, f"(?:[{BLANK}]*+[{LINE_BREAK}]++)*+{_BEGINS}"),
+)
+# Every line break, those of paragraphs too.
+# 見出し\n本文 -> 見出し\n|本文; ・りんご\r\n・みかん -> ・りんご\r\n|・みかん
+_LINES = (
+    Rule(
+        "sentence",
+        LINE_BREAK,
+        # Fast path: usually the next line begins at once.
+        f"(?:(?=[^{BLANK}{LINE_BREAK}{re.escape(ALL_CLOSERS)}])"
+        f"|(?:[{BLANK}]*+[{LINE_BREAK}]++)*+{_BEGINS})",
+    ),
 )
 _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 # Endings of sentences before a note or a star.
@@ -244,12 +253,13 @@ def compile_rules(
         The pattern.
     """
     levels = get_args(Level)[: get_args(Level).index(level) + 1]
+    lines = _LINES if line_breaks and level != "paragraph" else _PARAGRAPHS
     full_stop, *others = _sentence_rules(words)
     # The rule for most characters comes first.
     rules = [
         rule
-        for rule in (full_stop, *_LINES, *others, *_clause_rules(words), *([_TAGS] * tags))
-        if rule.level in levels and (line_breaks or rule.after != LINE_BREAK)
+        for rule in (full_stop, *lines, *others, *_clause_rules(words), *([_TAGS] * tags))
+        if rule.level in levels
     ]
     # `re` scans quickly for a set of characters at the start, and tries the rest only there.
     front = re.escape("".join(rule.after for rule in rules))

@@ -67,11 +67,8 @@ def wraps(text: str, *, part: bool = False) -> frozenset[int]:
     ]
     if width < _LEAST_WIDTH or len(full) < max(least, _LEAST_SHARE * len(inner)):
         return frozenset()
-    every = [_columns(line) for line in text.splitlines()]
     continued = [match.end() for match in _CONTINUED.finditer(text)]
-    if sum(columns > most for columns in every) > _MOST_WIDER * len(every) or len(
-        full
-    ) < _LEAST_SHARE * (len(continued) - part):
+    if len(full) < _LEAST_SHARE * (len(continued) - part) or _many_are_wider(text, most):
         return frozenset()
     kept = outside(continued if part else full, fences(text))
     return frozenset(end for end in kept if not _parts_quotation(text, end))
@@ -87,6 +84,13 @@ def _columns(line: str) -> int:
     """Return the width of a line: kana and kanji have three bytes in UTF-8, and two columns."""
     line = line.rstrip()
     return (len(line) + len(line.encode("utf-8", "surrogatepass"))) // 2
+
+
+def _many_are_wider(text: str, most: int) -> bool:
+    """Return whether many lines have more than *most* columns; a character counts for at most 3."""
+    lines = text.splitlines()
+    wider = sum(_columns(line) > most for line in lines if 3 * len(line) > most)
+    return wider > _MOST_WIDER * len(lines)
 
 
 def _common_width(widths: list[int]) -> int:
