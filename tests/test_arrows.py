@@ -65,7 +65,7 @@ SOLE_IMPORTERS = {
     "sentence_transformers": "upstream",
     "transformers": "upstream",
     "tokenizers": "offline",
-    "fugashi": "text.morphemes",
+    "fugashi": "text.taggers",
     "psutil": "memory.sampling",
 }
 
@@ -208,7 +208,7 @@ def test_a_planted_violation_is_found(module: str, line: str, expected: str) -> 
         ("backends.a", "from safe_embed.supervision import a"),
         ("backends.process.b", "from safe_embed.backends import a"),
         ("upstream.a", "def f():\n    from sentence_transformers import SentenceTransformer"),
-        ("text.morphemes", "import fugashi"),
+        ("text.taggers", "import fugashi"),
         ("offline.a", "from tokenizers import Tokenizer"),
         ("cli", "from safe_embed import SafeEncoder, offline"),
         ("", "from safe_embed.encoder import SafeEncoder"),

@@ -403,7 +403,7 @@ def test_unidic_is_missing(
         package.DICDIR = str(tmp_path)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unidic", package)
     splitter = MorphemeSplitter(dictionary="unidic", depth=3)
-    monkeypatch.setattr("safe_embed.text.morphemes._IDLE_OF_OTHERS", {})
+    monkeypatch.setattr("safe_embed.text.morphemes._ANALYSERS", {})
     with pytest.raises(ConfigError, match="pip install unidic && python -m unidic download"):
         splitter.split("今日")
 

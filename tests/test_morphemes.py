@@ -7,9 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +23,7 @@ from safe_embed.text.morphemes import (
     MorphemeSplitter,
     _Analyser,
 )
+from safe_embed.text.taggers import Node
 from safe_embed.types import Span, Splitter
 
 SPLITTERS = [
@@ -162,7 +160,7 @@ def test_examples_of_the_rules_hold() -> None:
 def test_every_rule_decides_something(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any one rule an example comes out differently."""
     monkeypatch.setattr(bunsetsu, "RULES", RULES[:i] + RULES[i + 1 :])
-    monkeypatch.setattr(morphemes, "_IDLE", deque())  # the idle ones know what the rules said
+    monkeypatch.setattr(morphemes, "_ANALYSERS", {})  # the others know what the rules said
 
     assert any(
         expected.split("|") != pieces(MorphemeSplitter(), text)
@@ -200,7 +198,7 @@ def test_refuses_what_cannot_work(arguments: dict[str, object]) -> None:
 
 def test_missing_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the dictionary the message says what to install."""
-    monkeypatch.setattr(morphemes, "_IDLE", deque())
+    monkeypatch.setattr(morphemes, "_ANALYSERS", {})
     monkeypatch.setitem(sys.modules, "unidic_lite", None)
     with pytest.raises(ConfigError, match=r"pip install .*unidic-lite"):
         MorphemeSplitter().split("今日")
@@ -222,7 +220,7 @@ def repickle(splitter: MorphemeSplitter) -> MorphemeSplitter:
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, repickle])
 def test_is_a_small_value(again: object) -> None:
-    """Copies and pickles are equal, and share no tagger with the original."""
+    """Copies and pickles are equal, and hold no tagger."""
     splitter = MorphemeSplitter("morpheme", depth=None)
     splitter.split("今日は晴れ")
     twin = again(splitter)  # type: ignore[operator]
@@ -236,53 +234,15 @@ def test_is_a_small_value(again: object) -> None:
     assert isinstance(splitter, Splitter)
 
 
-def test_no_two_threads_use_one_tagger_at_a_time() -> None:
-    """Eight threads at once find what one finds; while one has an analyser, others get others."""
-    splitter = MorphemeSplitter("morpheme")
-    text = "今日は良い天気なので図書館で本を読んでいる。" * 50
-    expected = splitter.split(text)
-    together = threading.Barrier(8)
-
-    def work(_: int) -> tuple[list[list[Span]], _Analyser]:
-        with morphemes._analyser() as analyser:
-            together.wait()
-        return [splitter.split(text) for _ in range(5)], analyser
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(work, range(8)))
-
-    assert all(spans == expected for results, _ in found for spans in results)
-    assert 8 == len({id(analyser) for _, analyser in found})
-
-
-def test_taggers_are_used_again() -> None:
-    """New splitters load no new taggers, which fugashi would never free."""
-    MorphemeSplitter().split("今日は晴れ")
-    before = len(morphemes._IDLE)
-    for depth in (0, 1, 2, None):
-        MorphemeSplitter(depth=depth).split("今日は晴れ")
-    assert before == len(morphemes._IDLE)
-
-
-def test_a_failed_parse_gives_its_tagger_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error on the way does not lose the analyser."""
-    MorphemeSplitter().split("今日は晴れ")
-    before = len(morphemes._IDLE)
-    monkeypatch.setattr(_Analyser, "bunsetsu", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        MorphemeSplitter().split("今日は晴れ")
-    assert before == len(morphemes._IDLE)
-
-
 def count_windows(text: str) -> list[int]:
     """Measure the windows that one text is parsed in, in characters."""
     analyser = _Analyser()
     sizes: list[int] = []
     parse = analyser.parse
 
-    def counting(window: str) -> str:
+    def counting(window: str, first: int) -> list[Node]:
         sizes.append(len(window))
-        return parse(window)
+        return parse(window, first)
 
     analyser.parse = counting
     for _ in analyser.morphemes(text):

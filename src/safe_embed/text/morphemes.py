@@ -1,6 +1,6 @@
 """Cut Japanese text between morphemes or bunsetsu, with MeCab and UniDic.
 
-For text without punctuation, and for sentences that are too long. Only this module imports fugashi.
+For text without punctuation, and for sentences that are too long.
 
 MeCab parses one window of the text at a time. On longer input its time grows with the square of the
 longest run of one character class, the sum of its costs overflows (a crash), and it loses what
@@ -13,11 +13,9 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,6 +26,7 @@ from safe_embed.text.dictionaries import checked_dictionary, dictionary_options,
 from safe_embed.text.graphemes import keep_whole, outside, spans_between
 from safe_embed.text.marks import BLANK
 from safe_embed.text.removals import READING, WRAP, without
+from safe_embed.text.taggers import Node, tagger_of
 from safe_embed.text.words import checked_words
 from safe_embed.types import Span
 
@@ -48,16 +47,9 @@ _CONTROL = re.compile(f"[{CONTROLS}]")
 _WORD = re.compile(rf"[^\s{CONTROLS}{BLANK}]")
 _STRONG_MARK = re.compile(r"[。｡！？\n]")
 
-# Part of speech, preceding blanks and surface of each morpheme, each followed by a tab.
-_NODE = r"%F,[0,1,2]\t%pS\t%m\t"
-_FIELDS = 3
-
-# A morpheme: its start in the text, and its UniDic part of speech, such as 名詞,普通名詞,一般.
-Node = tuple[int, str]
-
 
 class _Analyser:
-    """MeCab with a dictionary, used by one thread at a time, and its cache of compiled rules."""
+    """MeCab with a dictionary, and its cache of compiled rules."""
 
     def __init__(self, dictionary: str | None = None) -> None:
         self.parse = _load_mecab(dictionary)
@@ -89,32 +81,18 @@ class _Analyser:
 
     def _parse(self, text: str, start: int, end: int) -> list[Node]:
         """Return the morphemes of the window ``text[start:end]``, with positions in the text."""
-        fields = self.parse(_CONTROL.sub(" ", text[start:end])).split("\t")
-        tags = fields[:-1:_FIELDS]
-        del fields[::_FIELDS]  # leaves blanks and surfaces in turn; they tile the window
-        starts = list(accumulate(map(len, fields), initial=start))[1::2]
-        return list(zip(starts, tags, strict=True))
+        return self.parse(_CONTROL.sub(" ", text[start:end]), start)
 
 
-# fugashi never frees a tagger: its dictionary stays mapped, 250 MB of address space. So idle
-# analysers are used again: of each dictionary as many as threads have ever split with it at once.
-# Source: 20 taggers created and deleted, VmSize +5.0 GB, RssAnon +1 MB (fugashi 1.5.2).
-_IDLE: deque[_Analyser] = deque()
-_IDLE_OF_OTHERS: dict[str, deque[_Analyser]] = {}
+# By dictionary. An analyser stays for ever, as its tagger does.
+_ANALYSERS: dict[str | None, _Analyser] = {}
 
 
-@contextmanager
-def _analyser(dictionary: str | None = None) -> Iterator[_Analyser]:
-    """Provide an analyser that no other thread uses, from the idle ones or a new one."""
-    idle = _IDLE if dictionary is None else _IDLE_OF_OTHERS.setdefault(dictionary, deque())
-    try:
-        analyser = idle.pop()
-    except IndexError:
-        analyser = _Analyser(dictionary)
-    try:
-        yield analyser
-    finally:
-        idle.append(analyser)
+def _analyser(dictionary: str | None = None) -> _Analyser:
+    """Return the analyser of this process with a dictionary."""
+    if dictionary not in _ANALYSERS:
+        _ANALYSERS[dictionary] = _Analyser(dictionary)
+    return _ANALYSERS[dictionary]
 
 
 def _next_start(text: str, end: int) -> int:
@@ -132,26 +110,23 @@ def _seam(nodes: list[Node], following: list[Node], middle: int) -> int:
     return min(starts, key=lambda start: (abs(start - middle), start), default=middle)
 
 
-def _load_mecab(dictionary: str | None) -> Callable[[str], str]:
+def _load_mecab(dictionary: str | None) -> Callable[[str, int], list[Node]]:
     """Return MeCab's parse function, with unidic-lite even if other dictionaries are installed.
 
-    Never call the tagger itself: ``tagger(text)`` caches every surface for ever, while
-    ``tagger.parse(text)`` keeps only the lattice of its longest window. ConfigError if it fails.
+    ConfigError if it fails.
     """
     try:
-        import fugashi
         import unidic_lite
+
+        tagger = tagger_of(dictionary_options(dictionary, Path(unidic_lite.DICDIR)))
     except ImportError as err:
         raise refused(None) from err
-    options = dictionary_options(dictionary, Path(unidic_lite.DICDIR))
-    try:
-        tagger = fugashi.GenericTagger(f"{options} -O '' -F '{_NODE}' -U '{_NODE}' -E .")
     except RuntimeError as err:
         raise refused(dictionary) from err
-    parse: Callable[[str], str] = tagger.parse
-    if not parse("。").startswith("補助記号,句点"):
+    _, tags = tagger.nodes("。")[0]
+    if not tags.startswith("補助記号,句点"):
         raise refused(dictionary)
-    return parse
+    return tagger.nodes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -233,14 +208,14 @@ class MorphemeSplitter:
         first = word.start() if word else len(text)
         patterns = (READING,) if self.line_breaks else (READING, WRAP)
         bare, place_of = without(text, *patterns)
-        with _analyser(None if self.dictionary is None else str(self.dictionary)) as analyser:
-            starts = (
-                analyser.bunsetsu(bare)
-                if self.unit == "bunsetsu"
-                else (start for start, _ in analyser.morphemes(bare))
-            )
-            places = map(place_of, starts)
-            cuts = [at for at in places if at > first and text[at] not in _BLANKS]
+        analyser = _analyser(None if self.dictionary is None else str(self.dictionary))
+        starts = (
+            analyser.bunsetsu(bare)
+            if self.unit == "bunsetsu"
+            else (start for start, _ in analyser.morphemes(bare))
+        )
+        places = map(place_of, starts)
+        cuts = [at for at in places if at > first and text[at] not in _BLANKS]
         if self.names:
             names = re.compile("|".join(map(re.escape, self.names)))
             cuts = outside(cuts, [match.span() for match in names.finditer(text)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
+from safe_embed.upstream.shared_mecab import share_mecab
+
 # Size of a tokenizer's cache: enough for the frequent words of Latin text; about 1 MB.
 _CACHED_WORDS = 1000
 
@@ -23,7 +25,8 @@ def clear_tokenizer_cache(tokenizer: Any) -> None:
     if hasattr(model, "_clear_cache") and type(model).__name__ != "BPE":
         model._clear_cache()  # noqa: SLF001 there is no public method
     if hasattr(tokenizer, "word_tokenizer"):
-        # The state of BertJapaneseTokenizer excludes MeCab, so that a copy loads a new one.
+        # Of a BertJapaneseTokenizer a copy has the process's MeCab, which remembers nothing.
+        share_mecab(tokenizer)
         tokenizer.word_tokenizer = copy(tokenizer).word_tokenizer
 
 
