@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meter import held, load, status, texts, trimmed
-from safe_embed.memory.sampling import trim_heap
+from safe_embed.memory.allocators import trim_heap
 
 
 def cause(model: str, name: str, arm: str, count: int) -> dict[str, Any]:

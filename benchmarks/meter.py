@@ -13,7 +13,8 @@ from typing import Any
 
 from incident import pieces as incident_pieces
 from safe_embed import SafeEncoder
-from safe_embed.memory.sampling import anonymous_bytes, parse_status, trim_heap
+from safe_embed.memory.allocators import trim_heap
+from safe_embed.memory.sampling import anonymous_bytes, parse_status
 
 RELOAD_EVERY_CALLS = 25  # the incident's worker did so every 10 calls
 

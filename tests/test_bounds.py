@@ -19,7 +19,8 @@ import models
 import process_models
 from process_models import POISON
 from safe_embed import MemoryAbove, MemoryGrowth, SafeEncoder
-from safe_embed.memory.sampling import anonymous_bytes, trim_heap
+from safe_embed.memory.allocators import trim_heap
+from safe_embed.memory.sampling import anonymous_bytes
 from safe_embed.memory.types import Event, Rung
 
 MIB = 2**20

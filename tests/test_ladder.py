@@ -93,11 +93,15 @@ class World:
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_climbs_only_as_far_as_needed(rung: Rung) -> None:
-    """Growth that a rung cures is cured by that rung; each cheaper one was tried once before it."""
+    """Growth that a rung cures is cured by that rung; each cheaper one was tried once before it.
+
+    Each is reported, but for a trim that gave nothing back.
+    """
     world = World(grown={rung: 100 * MIB})
     assert [one for one in RUNGS if one <= rung] == world.under()
     assert world.base == world.held
-    assert [("remedy", one) for one in RUNGS if one <= rung] == world.kinds()
+    told = [one for one in RUNGS if one <= rung and one in {rung, CACHE, TOKENIZER}]
+    assert [("remedy", one) for one in told] == world.kinds()
 
 
 def test_events_say_what_was_given_back_and_how_long_it_took() -> None:
@@ -206,10 +210,8 @@ def test_a_failed_rung_is_told_and_the_climb_goes_on(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
     world = World(grown={TOKENIZER: 100 * MIB}, failing={TOKENIZER})
     assert list(RUNGS) == world.under()
-    assert [("remedy", TRIM), ("remedy", CACHE), ("failed", TOKENIZER), ("remedy", MODEL)] == (
-        world.kinds()
-    )
-    assert [None, None, "OSError", None] == [event.error for event in world.events]
+    assert [("remedy", CACHE), ("failed", TOKENIZER), ("remedy", MODEL)] == world.kinds()
+    assert [None, "OSError", None] == [event.error for event in world.events]
     assert PLANTED not in repr(world.events)
     assert PLANTED not in caplog.text
 
@@ -315,7 +317,7 @@ def test_a_rung_by_name_does_not_make_a_hopeless_bound_told_again() -> None:
 
 
 def test_a_trim_that_does_not_reach_is_tried_after_little_growth() -> None:
-    """Trims are cheap: 4 MiB more are enough for another; nothing is told of them."""
+    """Trims are cheap: 4 MiB more are enough for another; a bound that they miss is not told."""
     world = World(grown={MODEL: 20 * MIB})
     reason = {"bound_bytes": world.base + 8 * MIB, "at_most": TRIM}
     assert [TRIM] == world.climb(**reason)
@@ -324,7 +326,7 @@ def test_a_trim_that_does_not_reach_is_tried_after_little_growth() -> None:
     assert [] == world.climb(**reason)
     world.grown[TRIM] = 5 * MIB
     assert [TRIM] == world.climb(**reason)
-    assert [("remedy", TRIM)] * 2 == world.kinds()
+    assert [("remedy", TRIM)] == world.kinds()
 
 
 def test_a_hopeless_bound_costs_no_measurement() -> None:
@@ -461,7 +463,7 @@ def test_whatever_happens(steps: list[Any]) -> None:
             reached = world.held <= reason.bound_bytes
             if taken and not reached and reason.at_most > TRIM:
                 assert "unreached" == world.events[-1].kind
-            elif taken and reached:
+            elif taken[-1:] > [TRIM] and reached:
                 assert "unreached" != world.events[-1].kind
                 assert taken[-1] == world.events[-1].rung
         assert {event.kind for event in world.events if event.error} <= {"failed"}

@@ -150,30 +150,6 @@ def test_the_footprint_is_asked_of_the_c_library() -> None:
     assert sampling.footprint_reader(SimpleNamespace())() is None
 
 
-def test_without_mallinfo2_the_heap_is_unknown() -> None:
-    """Musl, and every system but glibc: None, not 0."""
-    expected = {"heap_used_bytes": None, "heap_kept_bytes": None}
-    assert expected == sampling.heap_reader(SimpleNamespace())()
-
-
-@on_linux
-def test_the_heap_of_glibc_is_counted() -> None:
-    """64 MiB from malloc are in use, and are no longer after free."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
-        pytest.skip("this C library has no mallinfo2")
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    read = sampling.heap_reader(libc)
-    before = read()["heap_used_bytes"] or 0
-    block = libc.malloc(64 * MIB)
-    during = read()["heap_used_bytes"] or 0
-    libc.free(block)
-    after = read()["heap_used_bytes"] or 0
-    assert 64 * MIB == pytest.approx(during - before, abs=MIB)
-    assert 0 == pytest.approx(after - before, abs=MIB)
-
-
 @pytest.mark.parametrize(
     ("membership", "mounts", "version", "folders"),
     [

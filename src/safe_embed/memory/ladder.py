@@ -189,7 +189,8 @@ class Ladder:
 
         *text* is the reason for the event, *before* a recent sample (``None`` takes one), *remedy*
         a function to call instead of the rung's own. Returns a sample taken afterwards, and the
-        exception if the rung failed, else ``None``. KeyboardInterrupt and the like pass through.
+        exception if the rung failed, else ``None``. A trim that gave nothing back is no remedy, and
+        is not reported. KeyboardInterrupt and the like pass through.
         """
         before = before or self._measure()
         started = self._clock()
@@ -205,9 +206,9 @@ class Ladder:
         self._schedule(rung, seconds, failed=error is not None)
         after = self._measure()
         self._lower_floors(after, rung)
-        if error is None:
+        if error is None and not _is_idle_trim(rung, before, after):
             self._tell(Event("remedy", text, rung, before, after, seconds))
-        else:
+        elif error is not None:
             self._tell(Event("failed", text, rung, before, after, seconds, type(error).__name__))
         return after, error
 
@@ -271,6 +272,14 @@ class Ladder:
             failures and rung <= at_most and now >= self._not_before[rung]
             for rung, failures in self._failures.items()
         )
+
+
+def _is_idle_trim(rung: Rung, before: MemorySample, after: MemorySample) -> bool:
+    """Whether a trim gave nothing back, as where an allocator keeps all it has: no remedy."""
+    held, held_after = before.held_bytes, after.held_bytes
+    if rung != Rung.TRIM or held is None or held_after is None:
+        return False
+    return held_after >= held
 
 
 def is_kept(reason: Reason, sample: MemorySample) -> bool:

@@ -17,12 +17,15 @@ _NO_LIMIT_BYTES = 2**60
 # The same work may take up to this factor more memory the second time.
 _HEADROOM = 1.2
 
+LimitKind = Literal["cgroup", "address space", "machine"]
+
 
 class Limit(NamedTuple):
-    """A memory limit and the memory that counts against it, in bytes."""
+    """A memory limit, the memory that counts against it, both in bytes, and whose limit it is."""
 
     limit_bytes: int
     limit_used_bytes: int
+    limit_kind: LimitKind = "cgroup"
 
     @property
     def room_bytes(self) -> int:
@@ -186,7 +189,20 @@ def fits(needed_bytes: int, room_bytes: int | None) -> bool:
     Returns:
         Whether *room_bytes* exceeds 120 % of *needed_bytes*, or there is no known limit.
     """
-    return room_bytes is None or room_bytes > _HEADROOM * needed_bytes
+    return room_bytes is None or room_beside(needed_bytes, room_bytes) > 0
+
+
+def room_beside(needed_bytes: int, room_bytes: float) -> float:
+    """Say what is left of the room when one more copy of something, such as a model, is in it.
+
+    Args:
+        needed_bytes: Memory that the first copy was measured to take.
+        room_bytes: Memory that is left.
+
+    Returns:
+        Memory in bytes; 0 or less if the copy does not fit.
+    """
+    return room_bytes - _HEADROOM * needed_bytes
 
 
 def address_space_limit(used_bytes: int | None) -> Limit | None:
@@ -205,7 +221,7 @@ def address_space_limit(used_bytes: int | None) -> Limit | None:
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
     if used_bytes is None or limit_bytes == resource.RLIM_INFINITY:
         return None
-    return Limit(limit_bytes, used_bytes)
+    return Limit(limit_bytes, used_bytes, "address space")
 
 
 def read_file(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from safe_embed.memory.sampling import trim_heap
+from safe_embed.memory.allocators import trim_heap
 
 
 def trim(device: str | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import psutil
 
 from safe_embed.errors import ConfigError, both
+from safe_embed.memory.allocators import Figures, c_library, heap_reader
 from safe_embed.memory.limits import (
     Limit,
     address_space_limit,
@@ -37,7 +38,6 @@ _STATUS = re.compile(
 # malloc meanwhile.
 _COSTLY_SHARE = 1000
 
-Figures = dict[str, int | None]
 T = TypeVar("T")
 
 
@@ -67,41 +67,6 @@ def parse_rusage(raw: bytes) -> int:
         The footprint in bytes.
     """
     return int(struct.unpack_from("=16s7QQ", raw)[-1])
-
-
-class _Mallinfo2(ctypes.Structure):
-    """``struct mallinfo2`` of glibc."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def heap_reader(libc: Any) -> Callable[[], Figures]:
-    """Make a function that reads the sizes of the C heap with ``mallinfo2``.
-
-    Args:
-        libc: The C library. Only glibc 2.33 and newer has ``mallinfo2``.
-
-    Returns:
-        A function that returns ``heap_used_bytes`` and ``heap_kept_bytes``, both ``None`` without
-        ``mallinfo2``. Kept includes free blocks that a trim has already released to the system.
-    """
-    mallinfo2 = getattr(libc, "mallinfo2", None)
-    if mallinfo2 is None:
-        return lambda: {"heap_used_bytes": None, "heap_kept_bytes": None}
-    mallinfo2.restype = _Mallinfo2
-
-    def read() -> Figures:
-        info = mallinfo2()
-        used = info.uordblks + info.hblkhd
-        return {"heap_used_bytes": used, "heap_kept_bytes": info.fordblks}
-
-    return read
 
 
 def footprint_reader(libc: Any) -> Callable[[], int | None]:
@@ -207,21 +172,31 @@ def machine_limit() -> Limit | None:
         be read.
     """
     memory = _call_psutil(psutil.virtual_memory)
-    return None if memory is None else Limit(memory.total, memory.total - memory.available)
+    if memory is None:
+        return None
+    return Limit(memory.total, memory.total - memory.available, "machine")
 
 
-def _limit_reader() -> Callable[[], Limit | None]:
+def _limit_reader() -> Callable[[], tuple[Limit | None, int | None]]:
     """Make a function that reads the tightest limit of the machine and the control groups.
 
-    The groups are searched once; their limits are read each time, since they may change.
+    The groups are searched once; their limits are read each time, since they may change. With the
+    limit comes the anonymous memory of this process at that moment.
     """
     groups = find_cgroups(read_file(_PROC / "cgroup") or "", read_file(_PROC / "mountinfo") or "")
 
-    def read() -> Limit | None:
+    def read() -> tuple[Limit | None, int | None]:
         limits = [read_cgroup(group, groups.version) for group in groups.folders] if groups else []
-        return tightest(machine_limit(), *limits)
+        return tightest(machine_limit(), *limits), anonymous_bytes()
 
     return read
+
+
+def _used_now(limit: Limit | None, held_then: int | None, held: int | None) -> Limit | None:
+    """Add to a limit's use what this process has taken since the use was read."""
+    if limit is None or held_then is None or held is None:
+        return limit
+    return limit._replace(limit_used_bytes=max(0, limit.limit_used_bytes + held - held_then))
 
 
 class _Seldom(Generic[T]):
@@ -248,7 +223,8 @@ class Sampler:
 
     Process and device are read for every sample. The sizes of the C heap, and the limits of control
     groups and machine, are cached for *costly_seconds*, or longer if reading them is slow: reading
-    takes at most 0.1 % of the time. On a heap of 100,000 free blocks that is 20 s.
+    takes at most 0.1 % of the time. On a heap of 100,000 free blocks that is 20 s. Meanwhile what
+    this process itself takes is added to the use of its limit.
 
     Args:
         device: A device whose memory is measured as well, such as ``"cuda:0"``.
@@ -268,7 +244,7 @@ class Sampler:
                 f"min_seconds={min_seconds}, costly_seconds={costly_seconds}: 0以上にします。",
             )
             raise ConfigError(msg)
-        libc = ctypes.CDLL(None) if os.name == "posix" else None
+        libc = c_library()
         self._device = device
         self._min_seconds = min_seconds
         self._footprint = footprint_reader(libc)
@@ -294,14 +270,16 @@ class Sampler:
         heap = self._heap.get(fresh=fresh if fresh_heap is None else fresh_heap)
         shared = self._limit.get(fresh=fresh)
         status = parse_status(read_file(_PROC / "status") or "")
-        limit = tightest(shared, address_space_limit(status.get("VmSize")))
-        self._last = MemorySample(
-            time.monotonic(),
+        limit = tightest(
+            _used_now(*shared, status.get("RssAnon")), address_space_limit(status.get("VmSize"))
+        )
+        figures: dict[str, Any] = {
             **process_figures(status, self._footprint()),
             **heap,
             **device_figures(self._device),
             **(limit._asdict() if limit else {}),
-        )
+        }
+        self._last = MemorySample(time.monotonic(), **figures)
         return self._last
 
 
@@ -326,13 +304,3 @@ def anonymous_bytes() -> int | None:
         RssAnon in bytes; ``None`` if not available, as on systems other than Linux.
     """
     return parse_status(read_file(_PROC / "status") or "").get("RssAnon")
-
-
-def trim_heap() -> None:
-    """Release the free blocks of the C heap: ``malloc_trim`` on glibc, its equivalent on macOS."""
-    libc = ctypes.CDLL(None) if os.name == "posix" else None
-    if (malloc_trim := getattr(libc, "malloc_trim", None)) is not None:
-        malloc_trim(0)
-    elif (relief := getattr(libc, "malloc_zone_pressure_relief", None)) is not None:
-        relief.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-        relief(None, 0)

@@ -57,14 +57,15 @@ class MemorySample:
             available.
         peak_bytes: The highest RSS of the process so far.
         native_threads: Number of threads of the process, those of Python included.
-        heap_used_bytes: Memory that the C heap has allocated to the program (glibc).
-        heap_kept_bytes: Free blocks that the C heap keeps (glibc).
+        heap_used_bytes: Memory that the C heap has allocated to the program (glibc's own heap).
+        heap_kept_bytes: Free blocks that the C heap keeps (glibc's own heap).
         device_used_bytes: Memory of tensors on the device (cuda, mps).
         device_kept_bytes: Memory that the device's allocator has reserved in addition.
         device_free_bytes: Unused memory of the device (cuda).
         limit_bytes: The memory limit with the least room left: of the cgroup, RLIMIT_AS, or the
             total memory of the machine.
         limit_used_bytes: Memory that counts against that limit, page cache excluded.
+        limit_kind: Which limit that is: ``"cgroup"``, ``"address space"`` or ``"machine"``.
     """
 
     elapsed_seconds: float
@@ -81,6 +82,7 @@ class MemorySample:
     device_free_bytes: int | None = None
     limit_bytes: int | None = None
     limit_used_bytes: int | None = None
+    limit_kind: Literal["cgroup", "address space", "machine"] | None = None
 
     def __repr__(self) -> str:
         """Sizes in MiB, and seconds since the process has loaded the package."""
@@ -210,9 +212,10 @@ class Event:
     """One entry of the event log: a rung that was taken, or a worker process that ended.
 
     Attributes:
-        kind: ``"remedy"`` (a rung was taken), ``"failed"`` (a rung failed; the old model stays in
-            use), ``"unreached"`` (all allowed rungs were taken and the bound is still exceeded), or
-            ``"died"`` (a worker process ended unexpectedly; it is replaced and its work repeated).
+        kind: ``"remedy"`` (a rung was taken; of trims, those that gave something back), ``"failed"``
+            (a rung failed; the old model stays in use), ``"unreached"`` (all allowed rungs were taken
+            and the bound is still exceeded), or ``"died"`` (a worker process ended unexpectedly; it
+            is replaced and its work repeated).
         reason: Why the rung was taken, such as the text of the policy's
             :class:`~safe_embed.policies.Reason`.
         rung: The rung that was taken; for ``"unreached"`` the highest one.
