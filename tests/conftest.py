@@ -13,7 +13,7 @@ from safe_embed.offline import cache as offline
 
 # No deadlines: the first example of a property may load a model or a dictionary.
 settings.register_profile("dev", max_examples=100, deadline=None)
-settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile("ci" if "CI" in os.environ else "dev")
 
 

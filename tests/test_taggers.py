@@ -165,19 +165,26 @@ def test_only_the_thread_that_loads_is_given_the_shared_tagger() -> None:
     """Another thread's taggers are fugashi's own meanwhile, and so are all afterwards."""
     kind = fugashi.GenericTagger
     made: list[Any] = []
-    with shared():
+    with shared("test_taggers"):
         assert tagger_of(UNIDIC) is fugashi.GenericTagger(UNIDIC)
         thread = threading.Thread(target=lambda: made.append(fugashi.GenericTagger(UNIDIC)))
-        with shared():
+        with shared("test_taggers"):
             thread.start()
             thread.join()
         assert tagger_of(UNIDIC) is fugashi.GenericTagger(UNIDIC)
     assert kind is type(made[0]) is fugashi.GenericTagger
 
 
+def test_code_of_the_users_own_gets_what_fugashi_makes() -> None:
+    """A loader may make a tagger for purposes of its own, and read parts of speech."""
+    with shared("transformers"):
+        tagger = fugashi.GenericTagger(UNIDIC)
+    assert "名詞" == tagger("東京")[0].feature[0]
+
+
 def test_a_dictionary_that_is_missing_is_the_error_of_fugashi() -> None:
     """A tokenizer's own dictionary is not found: the error is the one that its maker raises."""
     with pytest.raises(RuntimeError) as expected:
         fugashi.GenericTagger("-d /nonexistent")
-    with shared(), pytest.raises(type(expected.value)):
+    with shared("test_taggers"), pytest.raises(type(expected.value)):
         fugashi.GenericTagger("-d /nonexistent")

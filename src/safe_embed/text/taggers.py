@@ -2,20 +2,21 @@
 
 fugashi never frees a tagger: its dictionary stays mapped, 250 MB of address space in four mappings.
 Source: 20 taggers created and deleted, VmSize +5.0 GB, RssAnon +1 MB (fugashi 1.5.2). So there is
-one, which whoever needs that dictionary uses: MorphemeSplitter and the tokenizers of models. Only
-this module imports fugashi.
+one, which MorphemeSplitter and the tokenizers of models use. Only this module imports fugashi.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, chain, pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 # Part of speech, preceding blanks and surface of each morpheme, each followed by a tab.
@@ -27,8 +28,8 @@ _TAGGERS: dict[str, Tagger] = {}
 # By process, so that a fork inherits no lock that is held. MeCab computes with the interpreter
 # locked, so that waiting for this lock costs no time besides.
 _LOCKS: dict[int, threading.Lock] = {}
-# Threads on which whoever makes a tagger of fugashi's is given the shared one.
-_SHARING: Counter[int] = Counter()
+# Threads, each with the name of a package that is given shared taggers on it.
+_SHARING: Counter[tuple[int, str]] = Counter()
 
 # A morpheme: its start in the text, and its part of speech, such as 名詞,普通名詞,一般.
 Node = tuple[int, str]
@@ -124,25 +125,29 @@ def tagger_of(options: str) -> Tagger:
 
 
 @contextmanager
-def shared() -> Iterator[None]:
-    """Give the shared tagger to whoever makes a ``fugashi.GenericTagger`` on this thread.
+def shared(package: str) -> Iterator[None]:
+    """Give a package the shared tagger when it makes a ``fugashi.GenericTagger`` on this thread.
 
-    The tokenizers of transformers make one each and cannot be given one.
+    For the tokenizers of transformers, which make one each and read surfaces alone. Other code,
+    such as a loader of the user's own, gets what fugashi makes: it may read more.
+
+    Args:
+        package: Its top name.
 
     Yields:
         Nothing.
     """
-    thread = threading.get_ident()
+    key = threading.get_ident(), package
     with _lock():
-        _SHARING[thread] += 1
+        _SHARING[key] += 1
         _substitute()
     try:
         yield
     finally:
         with _lock():
-            _SHARING.subtract((thread,))
-            if not _SHARING[thread]:
-                del _SHARING[thread]
+            _SHARING[key] -= 1
+            if not _SHARING[key]:
+                del _SHARING[key]
             _substitute()
 
 
@@ -152,7 +157,8 @@ def _substitute() -> None:
     from fugashi.fugashi import GenericTagger
 
     def generic_tagger(options: str = "", *args: Any, **kwargs: Any) -> Any:
-        if not _SHARING[threading.get_ident()] or args or kwargs:
+        name: str = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001 who makes it?
+        if not _SHARING[threading.get_ident(), name.partition(".")[0]] or args or kwargs:
             return GenericTagger(options, *args, **kwargs)
         return tagger_of(options)
 
@@ -164,11 +170,8 @@ def _ordered(options: str) -> str:
     words = shlex.split(options)
     starts = [place for place, word in enumerate(words) if word.startswith("-")]
     groups = [words[start:end] for start, end in pairwise((*starts, len(words)))]
-    return shlex.join(chain.from_iterable(sorted(groups, key=_first)))
-
-
-def _first(words: list[str]) -> str:
-    return words[0]
+    groups.sort(key=itemgetter(0))
+    return shlex.join(chain.from_iterable(groups))
 
 
 def _lock() -> threading.Lock:

@@ -7,9 +7,19 @@ frees one. So its taggers are those of the process, see :mod:`safe_embed.text.ta
 from __future__ import annotations
 
 import copyreg
+from contextlib import AbstractContextManager
 from typing import Any
 
 from safe_embed.text.taggers import shared
+
+
+def shared_mecab() -> AbstractContextManager[None]:
+    """Give the tokenizers that transformers makes on this thread the process's tagger.
+
+    Returns:
+        A context.
+    """
+    return shared("transformers")
 
 
 def share_mecab(tokenizer: Any) -> None:
@@ -29,6 +39,6 @@ def _reduced(tokenizer: Any) -> tuple[Any, ...]:
 
 def _rebuilt(kind: type, state: dict[str, Any]) -> Any:
     tokenizer: Any = object.__new__(kind)
-    with shared():
+    with shared_mecab():
         tokenizer.__setstate__(state)
     return tokenizer

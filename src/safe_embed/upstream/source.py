@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import called, listed, suggested
-from safe_embed.text.taggers import shared
 from safe_embed.upstream.arguments import unknown_names
 from safe_embed.upstream.attributes import sentence_transformer, stated_limit
 from safe_embed.upstream.bfloat16 import try_bfloat16
@@ -26,7 +25,7 @@ from safe_embed.upstream.kinds import (
     refuse_what_needs_arguments,
 )
 from safe_embed.upstream.patches import is_commit, kept, snapshot_of, uncycle
-from safe_embed.upstream.shared_mecab import share_mecab
+from safe_embed.upstream.shared_mecab import share_mecab, shared_mecab
 
 if TYPE_CHECKING:
     from sentence_transformers import (
@@ -137,7 +136,7 @@ class ModelSource:
             del model  # of two revisions, perhaps: another one was published meanwhile
 
     def _fresh(self, tokenizer: Any) -> SentenceTransformer:
-        with kept(tokenizer), shared():
+        with kept(tokenizer), shared_mecab():
             is_loader = callable(self.spec) and not self.is_loaded
             model = called("The loader", self.spec) if is_loader else self._load()
         refuse_other_kinds(model, loader=not self.is_loaded)  # in version 5 a SparseEncoder is one
