@@ -112,6 +112,12 @@ def held_back(folder: str, scratch: str) -> SentenceTransformer:
     return plain(folder)
 
 
+def leaking_held_back(folder: str, scratch: str, bytes_a_batch: int) -> SentenceTransformer:
+    """Loses native memory with every batch; is loaded a second time only when it is let."""
+    held_back(folder, scratch)
+    return leaking(folder, bytes_a_batch)
+
+
 def with_a_copy(folder: str, scratch: str) -> SentenceTransformer:
     """Forks a process that outlives its parent, and has all that it has open."""
     child = os.fork()

@@ -88,6 +88,10 @@ class SafeEncoder(DropIn, Copying):
             fresh tokenizer, a fresh model. A policy, or a size such as ``"200 MiB"`` for the growth
             that is allowed. The default suits a worker without tuning; ``None`` leaves memory
             alone.
+        hard_limit: Where calls wait until memory was given back, whatever *reload* allows: growth
+            in bytes (an int) or as ``"400 MiB"``, or a share of the memory limit (a float up to 1).
+            ``None`` for 1.5 times what *reload* allows, and 0.97 of the limit of a cgroup or
+            RLIMIT_AS; with ``reload=None`` for never.
         isolation: ``"process"`` keeps tokenizer and model in worker processes, which are replaced
             while they serve, and when they die; ``"none"`` on a thread of this one.
         workers: How many worker processes; they share the cores.
@@ -130,6 +134,7 @@ class SafeEncoder(DropIn, Copying):
         few_shapes: bool | None = None,
         chunks: Mode = "packed",
         reload: ReloadPolicy | str | None = "default",
+        hard_limit: float | str | None = None,
         isolation: Literal["none", "process"] = "none",
         workers: int = 1,
         devices: Sequence[str] | None = None,

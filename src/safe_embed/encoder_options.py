@@ -16,6 +16,7 @@ from safe_embed.errors import ConfigError, SafeEmbedError, both
 from safe_embed.foreign import shown
 from safe_embed.inference.request import OnLong, Settings
 from safe_embed.memory.combinators import printed
+from safe_embed.memory.hard_limit import Enforced, resolve_hard_limit
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
 from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.offline.cache import OFFLINE, model_path
@@ -60,6 +61,7 @@ class EncoderOptions:
     few_shapes: bool | None
     chunks: Mode
     reload: ReloadPolicy | str | None
+    hard_limit: float | str | None
     isolation: Literal["none", "process"]
     workers: int
     devices: Sequence[str] | None
@@ -143,10 +145,11 @@ class EncoderOptions:
             source: Where the model comes from.
 
         Returns:
-            When memory must be given back.
+            When memory must be given back, and when calls wait for it.
 
         Raises:
-            ConfigError: If it asks for a new model, and the model cannot be loaded anew.
+            ConfigError: If it asks for a new model, and the model cannot be loaded anew; if the
+                hard limit is not valid.
         """
         policy = default_policy() if self.reload == "default" else resolve_policy(self.reload)
         if source.is_loaded and names_model(policy):
@@ -160,7 +163,7 @@ class EncoderOptions:
                     "ポリシーを渡してください。",
                 )
             )
-        return policy
+        return Enforced(policy, resolve_hard_limit(self.hard_limit, policy))
 
 
 def _the_model(arguments: Mapping[str, Any]) -> Any:

@@ -208,7 +208,7 @@ class _Loop(EventLoop):
     def turn(self) -> float | None:
         """Do one task, and take a look at memory."""
         self.calls.advance()
-        pending = self.calls.next()
+        pending = None if self.supervisor.holds_back else self.calls.next()
         if pending is not None:
             self._do(*pending)
             self.calls.advance()

@@ -212,9 +212,9 @@ class Event:
     """One entry of the event log: a rung that was taken, or a worker process that ended.
 
     Attributes:
-        kind: ``"remedy"`` (a rung was taken; of trims, those that gave something back),
-            ``"failed"`` (a rung failed; the old model stays in use), ``"unreached"`` (all allowed
-            rungs were taken and the bound is still exceeded), or ``"died"`` (a worker process ended
+        kind: ``"remedy"`` (a rung was taken; a trim only if it gave something back), ``"failed"``
+            (a rung failed; the old model stays in use), ``"unreached"`` (all allowed rungs were
+            taken and the bound is still exceeded), or ``"died"`` (a worker process ended
             unexpectedly; it is replaced and its work repeated).
         reason: Why the rung was taken, such as the text of the policy's
             :class:`~safe_embed.policies.Reason`.

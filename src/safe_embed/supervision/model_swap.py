@@ -51,6 +51,7 @@ class ModelSwap:
 
     Attributes:
         settings: What users have set; pushed into every fresh model.
+        load_bytes: As given.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class ModelSwap:
         self._engine = engine
         self._measure = measure
         self._trim = trim
-        self._load_bytes = load_bytes
+        self.load_bytes = load_bytes
         self._fingerprint = source.fingerprint() if source.files is None else source.files
         self._lost: _Look | None = None
         self._retry_at = 0.0
@@ -115,11 +116,12 @@ class ModelSwap:
         self._engine.tokenizer = fresh
         self._give_back(dropped)
 
-    def model(self, tokenizer: Any) -> Iterator[None]:
+    def model(self, tokenizer: Any, *, after_drop: bool = False) -> Iterator[None]:
         """Load the model anew: beside the old one while there is room for both, else after it.
 
         Args:
             tokenizer: The one to keep; ``None`` for a new one.
+            after_drop: Whether the old one must go first, whatever room there is.
 
         Yields:
             Nothing, while the new model loads.
@@ -129,7 +131,7 @@ class ModelSwap:
         """
         self._source.check_unchanged(self._fingerprint)
         dropped = _watched(self._engine.model)
-        if self._lost is None and self._has_room():
+        if self._lost is None and not after_drop and self._has_room():
             loading = Loading(self._source, tokenizer)
             while not loading.is_done():
                 yield
@@ -198,7 +200,7 @@ class ModelSwap:
     def _has_room(self) -> bool:
         """Whether two models fit, into the memory of the process and that of the device."""
         weights = weights_bytes(self._engine.model)
-        return self._conditions.headroom(self._measure(), self._load_bytes, weights)
+        return self._conditions.headroom(self._measure(), self.load_bytes, weights)
 
     def _look(self) -> _Look:
         """Note what a fresh model must be like, at the last moment: settings may have changed."""

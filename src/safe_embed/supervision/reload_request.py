@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from safe_embed.errors import ReloadError, both
+from safe_embed.memory.ladder import Ladder, Remedy
+from safe_embed.memory.types import Rung
+from safe_embed.supervision.model_swap import ModelSwap
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,24 @@ class ReloadRequest:
     reason: str
     done: Callable[[BaseException | None], None]
     keep_tokenizer: bool
+
+    def climb(self, ladder: Ladder, remedy: Remedy, swap: ModelSwap) -> Iterator[None]:
+        """Load the model anew, and say how that ended.
+
+        Args:
+            ladder: Takes the rung.
+            remedy: Loads the model.
+            swap: Knows whether there is a model afterwards.
+
+        Yields:
+            Nothing, while the model loads.
+        """
+        error: BaseException | None
+        try:
+            _, error = yield from ladder.take(Rung.MODEL, self.reason, remedy=remedy)
+        except Exception as raised:  # noqa: BLE001 it belongs to the caller of reload()
+            error = raised
+        self.end(error, is_lost=swap.is_lost)
 
     def end(self, error: BaseException | None, *, is_lost: bool) -> None:
         """Say what became of the request.
@@ -45,6 +66,22 @@ class ReloadRequest:
         )
         failed.__cause__ = error
         self.done(failed)
+
+
+def model_is_lost() -> ReloadError:
+    """Make the error of a call for which there is no model.
+
+    Returns:
+        The error.
+    """
+    return ReloadError(
+        both(
+            "There is no model: it had to be dropped before the new one was loaded, which failed. "
+            "It is tried again with later calls; the log says why it failed.",
+            "モデルがありません。前のモデルを捨てたあとで、新しいモデルを読み込めませんでした。"
+            "次の呼び出しでまた試します。理由はログにあります。",
+        )
+    )
 
 
 def not_loaded_here() -> ReloadError:

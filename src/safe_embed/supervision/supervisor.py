@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from safe_embed.errors import ReloadError, both
 from safe_embed.foreign import called
 from safe_embed.inference.engine import Engine
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import Outcome, Task
 from safe_embed.memory.event_log import EventLog, log_event
 from safe_embed.memory.forecast import early_reason
+from safe_embed.memory.hard_limit import hard_limit_of
 from safe_embed.memory.ladder import BelowNeed, Ladder, Remedy, is_kept
 from safe_embed.memory.remedies import trim
 from safe_embed.memory.types import (
@@ -33,8 +33,9 @@ from safe_embed.memory.types import (
 )
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
+from safe_embed.supervision.hard_mark import HardMark
 from safe_embed.supervision.model_swap import ModelSwap
-from safe_embed.supervision.reload_request import ReloadRequest, not_loaded_here
+from safe_embed.supervision.reload_request import ReloadRequest, model_is_lost, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
 from safe_embed.upstream.settings import ModelFacts, ModelSettings
 from safe_embed.upstream.source import ModelSource
@@ -43,8 +44,6 @@ from safe_embed.upstream.unpadded import is_supported
 
 logger = logging.getLogger("safe_embed")
 
-# Calls after which even a model that loses much has not lost much yet.
-_FIRST_CALLS = 2
 # How old a look at memory may be: a call that loses 50 MiB takes longer than that. A look takes
 # 0.05 ms, so that it costs half a percent of the time.
 _LOOK_SECONDS = 0.01
@@ -63,6 +62,7 @@ class Supervisor:
             there is none.
 
     Attributes:
+        holds_back: Whether no task may begin: too much is held, and something is done about it.
         engine: Does the tasks.
         handover: Asks for another process in the place of this one.
         swap: Exchanges model and tokenizer.
@@ -91,6 +91,8 @@ class Supervisor:
         self._device = model.device.type
         self._sampler = given.sampler(self._device, min_seconds=_LOOK_SECONDS)
         after = self._sampler.take(fresh=True)
+        self._mark = HardMark(hard_limit_of(policy), after)
+        self.holds_back = False
         self.handover = Handover(request_replacement, given.clock() - began)
         self.swap = ModelSwap(
             source.pinned(model),
@@ -104,8 +106,6 @@ class Supervisor:
         self._climb: Iterator[None] | None = None
         self._requests: deque[ReloadRequest] = deque()
         self._reloads = 0
-        # Whether the model was loaded because the one before it exceeded a bound.
-        self._is_for_bound = False
         self._below_need: BelowNeed | None = None
         self.meter = UsageMeter(self._sampler, self._trim, given.clock)
 
@@ -163,17 +163,12 @@ class Supervisor:
             for _ in self._ladder.take(Rung.MODEL, "the model is missing"):
                 pass
         if self.swap.is_lost:
-            raise ReloadError(
-                both(
-                    "There is no model: there was no room for two, and after the old one was "
-                    "dropped the new one could not be loaded. It is tried again with later calls; "
-                    "the log says why it failed.",
-                    "モデルがありません。二つを置くメモリがなく、前のモデルを捨てたあとで、新しい"
-                    "モデルを読み込めませんでした。次の呼び出しでまた試します。理由はログにあります。",
-                )
-            )
+            raise model_is_lost()
+        self._mark.task_begins(self._sampler.take())
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)
+        self._mark.task_ended(self._sampler.take())
+        self._ask_mark(self._usage())
         return outcome
 
     def watch(self, *, is_quiet: bool = True) -> bool:
@@ -192,14 +187,14 @@ class Supervisor:
         try:
             if self._climb is None:
                 self._climb = self._requested_climb() or self._climb_of_policy()
-            if self._climb is None:
-                return False
-            next(self._climb)
+            next(self._climb or iter(()))
         except StopIteration:
             self._climb = None
         except BaseException:  # a policy is code of the user's own, and must not end the thread
             logger.warning("the policy, or what it asked for, failed", exc_info=True)
             self._climb = None
+        # A climb has done what it could: the next task may begin, if only that one.
+        self.holds_back = self.holds_back and self._climb is not None
         return self._climb is not None or bool(self._requests)
 
     # A new model on request
@@ -216,19 +211,12 @@ class Supervisor:
             request.done(not_loaded_here())
 
     def _requested_climb(self) -> Iterator[None] | None:
-        return self._reload(self._requests.popleft()) if self._requests else None
-
-    def _reload(self, request: ReloadRequest) -> Iterator[None]:
-        """Load the model anew for a request, and say how that ended."""
+        if not self._requests:
+            return None
         self._climbs_for = None
+        request = self._requests.popleft()
         tokenizer = self.engine.tokenizer if request.keep_tokenizer else None
-        remedy = partial(self._renew, tokenizer)
-        error: BaseException | None
-        try:
-            _, error = yield from self._ladder.take(Rung.MODEL, request.reason, remedy=remedy)
-        except Exception as raised:  # noqa: BLE001 it belongs to the caller of reload()
-            error = raised
-        request.end(error, is_lost=self.swap.is_lost)
+        return request.climb(self._ladder, partial(self._renew, tokenizer), self.swap)
 
     # Another process in the place of this one
 
@@ -243,7 +231,7 @@ class Supervisor:
         Args:
             lead_seconds: How long the process before this one waited for this one.
         """
-        self._is_for_bound = True
+        self.meter.is_for_bound = True
         self.handover.expect(lead_seconds)
         self._ladder.learn(Rung.PROCESS)
 
@@ -258,7 +246,7 @@ class Supervisor:
 
     def _replace_process(self) -> Iterator[None]:
         reason = self._climbs_for
-        return iter(()) if reason is None else self.handover.replace(reason)
+        return iter(()) if reason is None else self._beside(self.handover.replace(reason))
 
     # The policy
 
@@ -266,13 +254,15 @@ class Supervisor:
         """Ask the policy; give the climb that it asks for."""
         if self.swap.is_lost:
             return None
-        usage = self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
+        usage = self._usage()
         self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
-        reason = self._ask_policy(usage)
+        reason = self._ask_mark(usage) or self._ask_policy(usage)
         # What is only forecast says nothing of what the process needs.
-        is_below_need = reason is not None and self._is_below_need(reason, usage)
+        is_below_need = reason is not None and self.meter.is_below_need(reason, usage)
         if reason is None and self.handover.is_possible:
             reason = early_reason(usage, self.handover.lead_seconds, self._ask_policy)
+        if self.holds_back and self.handover.is_possible:
+            self._ladder.learn(Rung.PROCESS)  # gives all back, and does not load here first
         if reason is not None and reason.rung == Rung.MODEL and self.handover.is_possible:
             # A new process has a new model too, and nobody waits for it.
             reason = replace(reason, rung=Rung.PROCESS)
@@ -287,18 +277,16 @@ class Supervisor:
         reason: Reason | None = called("The policy", self._policy.reason, usage)
         return reason
 
-    def _is_below_need(self, reason: Reason, usage: Usage) -> bool:
-        """Whether a model that was loaded for a bound exceeds it before it has warmed up.
+    def _ask_mark(self, usage: Usage) -> Reason | None:
+        """Hold tasks back where the hard limit is passed, and memory can be given back."""
+        reason = self._mark.reason(usage)
+        if reason is not None and self._ladder.is_hopeless(reason, usage.sample):
+            reason = None
+        self.holds_back = reason is not None
+        return reason
 
-        Not so above the baseline: a warm model has kept such a bound, and what exceeds it is lost.
-        Nor near a limit, unless the first calls are too much already: there every load counts.
-        """
-        bound, baseline = reason.bound_bytes, self.meter.baseline
-        if bound is None or reason.at_most < Rung.MODEL or not self._is_for_bound:
-            return False
-        if usage.sample.is_near_limit and (baseline is not None or usage.calls > _FIRST_CALLS):
-            return False
-        return not self.meter.is_warm and bound < self.meter.baseline_bytes
+    def _usage(self) -> Usage:
+        return self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
 
     def _report_below_need(self, reason: Reason, sample: MemorySample) -> Iterator[None]:
         """Report once that a new model does not keep a bound, if a trim does not help either."""
@@ -310,6 +298,14 @@ class Supervisor:
             self._ladder.miss(reason, sample, self._ladder.highest_rung)
 
     # Remedies
+
+    def _beside(self, loading: Iterator[None]) -> Iterator[None]:
+        """Keep room for another model while it loads, and calls go on."""
+        self._mark.reserve(self._measure(), self.swap.load_bytes)
+        try:
+            yield from loading
+        finally:
+            self._mark.release()
 
     def _measure(self) -> MemorySample:
         return self._sampler.take(fresh=True, fresh_heap=False)
@@ -344,7 +340,7 @@ class Supervisor:
     def _renew(self, tokenizer: Any) -> Iterator[None]:
         """Load the model anew, with this tokenizer or one of its own, and count from there."""
         reason = self._climbs_for
-        yield from self.swap.model(tokenizer)
-        self._is_for_bound = reason is not None and reason.bound_bytes is not None
+        yield from self._beside(self.swap.model(tokenizer, after_drop=self.holds_back))
+        self._mark.loaded(self._measure())
         self._reloads += 1
-        self.meter.begin()
+        self.meter.begin(is_for_bound=reason is not None and reason.bound_bytes is not None)

@@ -7,13 +7,15 @@ import random
 from collections.abc import Callable, Mapping
 
 from safe_embed.inference.tasks import Work
-from safe_embed.memory.types import Event, MemorySample, Missed, Rung, Usage
+from safe_embed.memory.types import Event, MemorySample, Missed, Reason, Rung, Usage
 from safe_embed.supervision.conditions import TakesSamples
 
 # After so many calls, or so much of a long one, the process holds what it needs to work, and growth
 # counts from there.
 WARM_UP_CALLS = 20
 WARM_UP_TOKENS = 50_000
+# Calls after which even a model that loses much has not lost much yet.
+_FIRST_CALLS = 2
 
 
 class UsageMeter:
@@ -27,6 +29,8 @@ class UsageMeter:
     Attributes:
         baseline: The smallest sample since warm-up while no call was under way; ``None`` before.
         done: All that was done, with this model and those before it.
+        is_for_bound: Whether the model, or its process, was loaded because the one before it
+            exceeded a bound.
     """
 
     def __init__(
@@ -44,8 +48,13 @@ class UsageMeter:
         self.baseline: MemorySample | None = None
         self.begin()
 
-    def begin(self) -> None:
-        """Begin to count anew, after a load."""
+    def begin(self, *, is_for_bound: bool = False) -> None:
+        """Begin to count anew, after a load.
+
+        Args:
+            is_for_bound: Whether the model before it exceeded a bound.
+        """
+        self.is_for_bound = is_for_bound
         self._done_before = self.done
         self._loaded_at = self._clock()
         self._luck = random.random()  # noqa: S311 jitter, not secrets
@@ -68,6 +77,27 @@ class UsageMeter:
     def baseline_bytes(self) -> float:
         """What the process holds at least when it works; before warm-up more than anything."""
         return _held(self.baseline)
+
+    def is_below_need(self, reason: Reason, usage: Usage) -> bool:
+        """Tell whether a model that was loaded for a bound exceeds it before it has warmed up.
+
+        Not so above the baseline: a warm model has kept such a bound, and what exceeds it is lost.
+        Nor near a limit, unless the first calls are too much already: there every load counts.
+
+        Args:
+            reason: Has the bound.
+            usage: What is used now.
+
+        Returns:
+            Whether it does, so that another load would not help.
+        """
+        bound = reason.bound_bytes
+        if bound is None or reason.at_most < Rung.MODEL or not self.is_for_bound:
+            return False
+        is_past_first = self.baseline is not None or usage.calls > _FIRST_CALLS
+        if usage.sample.is_near_limit and is_past_first:
+            return False
+        return not self.is_warm and bound < self.baseline_bytes
 
     def settle(self, *, is_quiet: bool) -> None:
         """Set the baseline of memory, in bytes held by the process, or lower it; it never rises.

@@ -21,6 +21,7 @@ from safe_embed.backends.process.messages import (
     CountCall,
     EventReport,
     FromWorker,
+    HoldBack,
     Idle,
     LoadFailed,
     LogRecord,
@@ -257,6 +258,8 @@ class Dispatcher(EventLoop):
                 worker.refuse(message.error)
             case Idle():
                 worker.is_idle = True
+            case HoldBack():
+                worker.holds_back = message.holds_back
             case _:
                 self._on_report(worker, message)
 

@@ -179,6 +179,13 @@ class RequestReplacement:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldBack:
+    """Whether the worker is to get no task: it holds too much, and does something about it."""
+
+    holds_back: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """The worker has nothing left to do."""
 
@@ -192,5 +199,6 @@ FromWorker: TypeAlias = (
     | EventReport
     | LogRecord
     | RequestReplacement
+    | HoldBack
     | Idle
 )

@@ -20,6 +20,7 @@ from safe_embed.backends.process.messages import (
     CountCall,
     EventReport,
     ExpectReplacement,
+    HoldBack,
     Idle,
     LoadFailed,
     LogRecord,
@@ -157,6 +158,7 @@ class Worker:
         self._idle_seconds = idle_seconds
         self._reported: MemoryReport | None = None
         self._is_asked = False
+        self._holds_back = False
 
     def serve(self) -> None:
         """Handle messages for ever; the process ends when the dispatcher hangs up."""
@@ -169,6 +171,7 @@ class Worker:
             if message is not None:
                 self.handle(message)
             waits = self._supervisor.watch()
+            self._report_hold()
             self._report_memory(is_due=message is None)
             if self._is_asked and not waits and self._inbox.empty():
                 self._is_asked = False
@@ -217,12 +220,19 @@ class Worker:
             done = TaskDone(self._supervisor.do(task))
         except BaseException as error:  # noqa: BLE001 it belongs to the caller
             done = TaskDone(error=portable(error, reads_texts=task.reads_texts))
+        self._report_hold()  # before the task is done, so that no other one comes
         try:
             self._connection.send(done)
         except ConnectionClosedError:
             raise
         except BaseException as error:  # noqa: BLE001 what a model gave cannot be pickled
             self._connection.send(TaskDone(error=portable(error)))
+
+    def _report_hold(self) -> None:
+        """Say whether tasks are wanted, where that has changed."""
+        if self._holds_back != self._supervisor.holds_back:
+            self._holds_back = self._supervisor.holds_back
+            self._connection.send(HoldBack(self._holds_back))
 
     def _report_memory(self, *, is_due: bool) -> None:
         """Send what the process holds, where that is news or due."""

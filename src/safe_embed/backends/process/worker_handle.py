@@ -43,6 +43,7 @@ class WorkerHandle:
         deadline: The time, on the dispatcher's clock, at which the worker counts as hanging;
             ``None`` without a task, or without a timeout.
         is_leaving: Whether the worker was asked to end.
+        holds_back: Whether the worker wants no task, since it holds too much memory.
         is_idle: Whether the worker has reported that it has nothing left to do; see
             :meth:`ask_idle`.
         error: The error that kept the worker from loading its model.
@@ -65,6 +66,7 @@ class WorkerHandle:
         self.pending: PendingTask | None = None
         self.deadline: float | None = None
         self.is_leaving = False
+        self.holds_back = False
         self.is_idle = False
         self._is_asked = False
         self.error: BaseException | None = None
@@ -90,8 +92,9 @@ class WorkerHandle:
 
     @property
     def is_free(self) -> bool:
-        """Whether the model is loaded and the worker has no task."""
-        return self.facts is not None and self.pending is None and not self.is_leaving
+        """Whether the worker can do a task, and has none."""
+        can_work = self.facts is not None and not self.is_leaving and not self.holds_back
+        return can_work and self.pending is None
 
     def send(self, message: Any) -> None:
         """Send a message to the process without waiting until it is read.
