@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from safe_embed.backends.admission import Admission, Place
 from safe_embed.backends.interface import Backend
 from safe_embed.inference.request import Call, Embed, EmbedChunks, EmbedRaw, Move, PlanTexts, Pool
 from safe_embed.memory import MemorySample, Stats
@@ -141,6 +142,7 @@ class FakeBackend:
 
     Attributes:
         calls: What it was asked to do, in order.
+        priorities: Of calls with texts, in order.
         pools: Which pools calls were lent to.
         reloads: The reasons and the kept tokenizers of reloads.
     """
@@ -148,11 +150,17 @@ class FakeBackend:
     def __init__(self, **settings: Any) -> None:
         self.model = model_state(**settings)
         self.calls: list[Call] = []
+        self.priorities: list[int] = []
         self.pools: list[Pool | None] = []
         self.reloads: list[tuple[str, bool]] = []
         self.is_closed = False
 
-    def submit(self, call: Call) -> Future[Any]:
+    def enter(self, texts: int, priority: int, *, must_wait: bool = False) -> Place:
+        """Let everybody in; keep the priority."""
+        self.priorities.append(priority)
+        return Admission(None, "wait").enter(texts, priority)
+
+    def submit(self, call: Call, place: Place | None = None) -> Future[Any]:
         """Do a call at once."""
         self.calls.append(call)
         future: Future[Any] = Future()

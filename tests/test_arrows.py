@@ -22,7 +22,7 @@ CALLS = MODEL | {"inference"}
 KEPT = CALLS | {"supervision"}
 SERVED = KEPT | {"backends", "backends.process"}
 ASKED = SERVED | {
-    *("options", "streaming", "encoding", "compat", "placement", "copying"),
+    *("options", "waiting", "streaming", "encoding", "compat", "placement", "copying"),
     *("encoder_options", "offline"),
 }
 ALL = ASKED | {"encoder", "", "policies", "splitters"}
@@ -42,10 +42,11 @@ ROOMS: dict[str, frozenset[str]] = {
     "backends": KEPT,
     "backends.process": KEPT | {"backends"},
     "options": SERVED,
-    "streaming": SERVED | {"options"},
-    "encoding": SERVED | {"options"},
+    "waiting": SERVED,
+    "streaming": SERVED | {"options", "waiting"},
+    "encoding": SERVED | {"options", "waiting"},
     "placement": SERVED,
-    "compat": SERVED | {"options", "placement"},
+    "compat": SERVED | {"options", "placement", "waiting"},
     "encoder_options": SERVED | {"options", "offline"},
     "copying": SERVED | {"encoder_options"},
     "encoder": ASKED,

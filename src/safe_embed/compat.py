@@ -19,7 +19,8 @@ from safe_embed.placement import Placement
 from safe_embed.upstream.absent import ABSENT, CHANGE, INSIDE, unsupported
 from safe_embed.upstream.attributes import similarity_function
 from safe_embed.upstream.settings import ModelSettings
-from safe_embed.validation import check_positive, check_prompts, check_texts
+from safe_embed.validation import check_positive, check_prompts
+from safe_embed.waiting import enter, read_texts
 
 if TYPE_CHECKING:
     import torch
@@ -205,10 +206,11 @@ class DropIn(Placement):
         Raises:
             InvalidTextError: If an input is no text.
         """
-        texts, _ = check_texts(inputs)
-        features: dict[str, Any] = wait_for(
-            self.backend.submit(FetchFeatures(texts, prompt, kwargs))
-        )
+        with enter(self.backend, inputs, 0) as place:
+            wait_for(place.admitted)
+            texts, _ = read_texts(place, inputs)
+            call = FetchFeatures(texts, prompt, kwargs)
+            features: dict[str, Any] = wait_for(self.backend.submit(call, place))
         return features
 
     def tokenize(self, texts: Iterable[str], **kwargs: Any) -> dict[str, Any]:

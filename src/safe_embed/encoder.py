@@ -10,27 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from safe_embed.backends.calls import drive, drive_async, wait_for
+from safe_embed.backends.calls import drive, drive_async
 from safe_embed.compat import DropIn
 from safe_embed.copying import Copying
 from safe_embed.encoder_options import EncoderOptions, described, start_backend
-from safe_embed.encoding import encode_steps
-from safe_embed.errors import WorkerError
-from safe_embed.inference.request import (
-    Call,
-    EmbedChunks,
-    OnLong,
-    PlanTexts,
-    Request,
-)
+from safe_embed.encoding import chunk_steps, encode_steps, plan_steps
+from safe_embed.inference.request import DEFAULT_MAX_WAITING_TEXTS, OnLong, WhenFull
 from safe_embed.memory.types import Hook, ReloadPolicy
-from safe_embed.options import (
-    EncodeOptions,
-    for_task,
-    request_of,
-    resolve_prompt,
-    takes,
-)
+from safe_embed.options import EncodeOptions, for_task, request_of, takes
 from safe_embed.options import encode as encode_arguments
 from safe_embed.pooling import Pooling, PoolingFunction
 from safe_embed.streaming import check_stream, stream_vectors
@@ -38,13 +25,8 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
 from safe_embed.types import ChunkedText, FloatArray, TextPlan
-from safe_embed.validation import check_limit, check_texts
-from safe_embed.vectors import (
-    Precision,
-    check_ranges,
-    map_vectors,
-    quantize,
-)
+from safe_embed.vectors import Precision, check_ranges, quantize
+from safe_embed.waiting import check_priority
 
 if TYPE_CHECKING:
     import os
@@ -98,6 +80,9 @@ class SafeEncoder(DropIn, Copying):
         devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
         timeout_seconds: When a worker process that is busy with one batch for so long is taken to
             hang, and is replaced; ``None`` for never.
+        max_waiting_texts: How many texts may wait for their turn, those of lower priorities not
+            counted; ``None`` for any number. Callers beyond that wait with nothing read yet.
+        when_full: ``"wait"``, or ``"error"`` for a QueueFullError at once in their place.
         hooks: Functions that receive each :class:`~safe_embed.Event`: what was done about memory.
         dtype: ``"auto"`` runs the model in bfloat16 where the processor computes that natively
             (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
@@ -139,6 +124,8 @@ class SafeEncoder(DropIn, Copying):
         workers: int = 1,
         devices: Sequence[str] | None = None,
         timeout_seconds: float | None = None,
+        max_waiting_texts: int | None = DEFAULT_MAX_WAITING_TEXTS,
+        when_full: WhenFull = "wait",
         hooks: Iterable[Hook] = (),
         dtype: Literal["auto"] | None = None,
         model_card_data: Any = None,
@@ -202,6 +189,7 @@ class SafeEncoder(DropIn, Copying):
         truncate_dim: int | None = None,
         *,
         max_chunk_tokens: int | None = None,
+        priority: int = 0,
         **kwargs: Any,
     ) -> list[ChunkedText]:
         """Embed texts and keep the vector of every chunk, for search in long documents.
@@ -220,6 +208,7 @@ class SafeEncoder(DropIn, Copying):
             truncate_dim: As for :meth:`encode`.
             max_chunk_tokens: Tokens of a chunk, at most what the model reads; ``None`` for at most
                 512, which finds best, and at most the encoder's own ``max_chunk_tokens``.
+            priority: Calls of a higher priority are served first.
             **kwargs: As for :meth:`encode`.
 
         Returns:
@@ -241,21 +230,11 @@ class SafeEncoder(DropIn, Copying):
             device=device,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            priority=priority,
             model_kwargs=kwargs,
             method="encode_chunks",
         )
-        texts, _ = check_texts(inputs)
-        request = request_of(options, texts, self.backend.model)
-        check_limit(max_chunk_tokens, self.backend.model.limit_tokens)
-        if not texts:
-            return []
-        truncate = options.truncation(self.truncate_dim)
-        try:
-            chunked: list[ChunkedText] = self._run(EmbedChunks(request, max_chunk_tokens))
-        except WorkerError as error:
-            error.results = [text and map_vectors(text, truncate) for text in error.results]
-            raise
-        return [map_vectors(text, truncate) for text in chunked]
+        return drive(chunk_steps(self.backend, options, max_chunk_tokens))
 
     def encode_stream(
         self,
@@ -267,6 +246,8 @@ class SafeEncoder(DropIn, Copying):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         ranges: FloatArray | None = None,
+        *,
+        priority: int = 0,
         **kwargs: Any,
     ) -> Iterator[np.ndarray[Any, Any]]:
         """Embed texts one after the other as they come, in constant memory.
@@ -281,6 +262,8 @@ class SafeEncoder(DropIn, Copying):
             normalize_embeddings: As for :meth:`encode`.
             truncate_dim: As for :meth:`encode`.
             ranges: Smallest and largest value of each dimension, shape (2, dimension).
+            priority: Calls of a higher priority are served first. A stream waits for room, also
+                with ``when_full="error"``.
             **kwargs: As for :meth:`encode`.
 
         Returns:
@@ -301,6 +284,7 @@ class SafeEncoder(DropIn, Copying):
             show_progress_bar=False,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            priority=check_priority(priority),
             model_kwargs=kwargs,
             method="encode_stream",
         )
@@ -313,10 +297,15 @@ class SafeEncoder(DropIn, Copying):
         def finish(vectors: FloatArray) -> np.ndarray[Any, Any]:
             return quantize(truncate(vectors), precision, ranges)
 
-        return stream_vectors(inputs, request, self._run, finish)
+        return stream_vectors(self.backend, inputs, request, finish, priority=options.priority)
 
     def plan(
-        self, inputs: Iterable[str] | str, prompt_name: str | None = None, prompt: str | None = None
+        self,
+        inputs: Iterable[str] | str,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        priority: int = 0,
     ) -> list[TextPlan]:
         """Say what :meth:`encode` would do with texts, without running the model.
 
@@ -324,6 +313,7 @@ class SafeEncoder(DropIn, Copying):
             inputs: A text, or anything that gives texts.
             prompt_name: As for :meth:`encode`.
             prompt: As for :meth:`encode`.
+            priority: Calls of a higher priority are served first.
 
         Returns:
             One plan a text, a single text too: its chunks, their tokens, and whether it is long.
@@ -332,15 +322,12 @@ class SafeEncoder(DropIn, Copying):
             InvalidTextError: If an input is no text.
             ConfigError: If the prompt does not exist or leaves no room.
         """
-        texts, _ = check_texts(inputs)
-        request = Request(texts, resolve_prompt(self.backend.model.settings, prompt_name, prompt))
-        plans: list[TextPlan] = self._run(PlanTexts(request))
-        return plans
+        options = EncodeOptions(
+            inputs=inputs, prompt_name=prompt_name, prompt=prompt, priority=priority, method="plan"
+        )
+        return drive(plan_steps(self.backend, options))
 
     def _encode_for(self, options: EncodeOptions, task: Literal["query", "document"]) -> Any:
         return drive(
             encode_steps(self.backend, for_task(options, self.backend.model.settings, task))
         )
-
-    def _run(self, call: Call) -> Any:
-        return wait_for(self.backend.submit(call))

@@ -14,7 +14,7 @@ from safe_embed.backends.process.worker_pool import WorkerPool
 from safe_embed.backends.thread import ThreadBackend
 from safe_embed.errors import ConfigError, SafeEmbedError, both
 from safe_embed.foreign import shown
-from safe_embed.inference.request import OnLong, Settings
+from safe_embed.inference.request import OnLong, Settings, WhenFull
 from safe_embed.memory.combinators import printed
 from safe_embed.memory.hard_limit import Enforced, resolve_hard_limit
 from safe_embed.memory.policies import default_policy, names_model, resolve_policy
@@ -66,6 +66,8 @@ class EncoderOptions:
     workers: int
     devices: Sequence[str] | None
     timeout_seconds: float | None
+    max_waiting_texts: int | None
+    when_full: WhenFull
     hooks: Iterable[Hook]
     dtype: Literal["auto"] | None
     sentence_transformer_options: Mapping[str, Any]
@@ -105,6 +107,8 @@ class EncoderOptions:
         check_device("device", options.get("device"))
         check_limit(self.max_chunk_tokens, None)
         check_positive("max_batch_tokens", self.max_batch_tokens)
+        check_positive("max_waiting_texts", self.max_waiting_texts)
+        check_choice("when_full", self.when_full, get_args(WhenFull))
         if self.on_long == "truncate" and self.chunks == "spans":
             msg = both(
                 "on_long='truncate' keeps one chunk of a text, chunks='spans' makes many. Use one.",
@@ -123,6 +127,8 @@ class EncoderOptions:
             self.on_long,
             self.max_batch_tokens,
             self.few_shapes,
+            self.max_waiting_texts,
+            self.when_full,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""One call of ``encode``: checked, done by a backend, and given in the form that was asked for."""
+"""One call: admitted, checked, done by a backend, and given in the form that was asked for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from safe_embed.backends.admission import Place
 from safe_embed.backends.interface import Backend
 from safe_embed.errors import WorkerError
-from safe_embed.inference.request import Embed, EmbedRaw, Request
-from safe_embed.options import EncodeOptions, request_of
-from safe_embed.types import FloatArray
-from safe_embed.validation import check_choice, check_texts
-from safe_embed.vectors import check_precision, finish_others, in_form, quantize
+from safe_embed.inference.request import Embed, EmbedChunks, EmbedRaw, PlanTexts, Request
+from safe_embed.options import EncodeOptions, request_of, resolve_prompt
+from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.validation import check_choice, check_limit
+from safe_embed.vectors import check_precision, finish_others, in_form, map_vectors, quantize
+from safe_embed.waiting import admission, enter, read_texts
 
 
 def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:
@@ -33,15 +35,24 @@ def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[A
         InvalidTextError: If an input is no text.
         ConfigError: If an option cannot work.
         TextTooLongError: If texts do not fit where they must.
+        QueueFullError: If there is no room, and callers are not to wait.
         WorkerError: If no worker process survives some texts.
     """
-    texts, single = check_texts(options.inputs)
+    with enter(backend, options.inputs, options.priority) as place:
+        yield from admission(place)
+        return (yield from _encode_steps(backend, options, place))
+
+
+def _encode_steps(
+    backend: Backend, options: EncodeOptions, place: Place
+) -> Generator[Future[Any], Any, Any]:
+    texts, single = read_texts(place, options.inputs)
     is_raw = options.output_value != "sentence_embedding"
     check_precision(options.precision, None if is_raw else len(texts))
     model = backend.model
     request = request_of(options, texts, model)
     if is_raw:
-        outputs = yield from _raw_steps(backend, options, request)
+        outputs = yield from _raw_steps(backend, options, request, place)
         return outputs[0] if single else outputs
     truncate = options.truncation(model.settings.truncate_dim)
     form = partial(
@@ -59,7 +70,7 @@ def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[A
 
     with _lent(backend, request) as (lent, passed):
         try:
-            vectors = yield lent.submit(Embed(passed))
+            vectors = yield lent.submit(Embed(passed), place)
         except WorkerError as error:
             error.results = finish_others(error.results, finish)
             raise
@@ -68,7 +79,7 @@ def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[A
 
 
 def _raw_steps(
-    backend: Backend, options: EncodeOptions, request: Request
+    backend: Backend, options: EncodeOptions, request: Request, place: Place
 ) -> Generator[Future[Any], Any, list[Any]]:
     """Let upstream's own ``encode`` give something else than vectors of texts."""
     check_choice("output_value", options.output_value, ("token_embeddings", None))
@@ -85,8 +96,71 @@ def _raw_steps(
     if not request.texts:
         return []
     with _lent(backend, request) as (lent, passed):
-        outputs: list[Any] = yield lent.submit(EmbedRaw(passed, upstream))
+        outputs: list[Any] = yield lent.submit(EmbedRaw(passed, upstream), place)
     return outputs
+
+
+def chunk_steps(
+    backend: Backend, options: EncodeOptions, max_chunk_tokens: int | None
+) -> Generator[Future[Any], Any, list[ChunkedText]]:
+    """Do one call of ``encode_chunks``, as :func:`encode_steps` does one of ``encode``.
+
+    Args:
+        backend: Does the work.
+        options: Of the call.
+        max_chunk_tokens: Tokens of a chunk; ``None`` for chunks that search well.
+
+    Returns:
+        A generator as that of :func:`encode_steps`; it returns one value a text.
+
+    Raises:
+        InvalidTextError: If an input is no text.
+        ConfigError: If an option cannot work.
+        TextTooLongError: If texts do not fit where they must.
+        QueueFullError: If there is no room, and callers are not to wait.
+        WorkerError: If no worker process survives some texts.
+    """
+    with enter(backend, options.inputs, options.priority) as place:
+        yield from admission(place)
+        texts, _ = read_texts(place, options.inputs)
+        model = backend.model
+        request = request_of(options, texts, model)
+        check_limit(max_chunk_tokens, model.limit_tokens)
+        if not texts:
+            return []
+        truncate = options.truncation(model.settings.truncate_dim)
+        try:
+            chunked = yield backend.submit(EmbedChunks(request, max_chunk_tokens), place)
+        except WorkerError as error:
+            error.results = [text and map_vectors(text, truncate) for text in error.results]
+            raise
+        return [map_vectors(text, truncate) for text in chunked]
+
+
+def plan_steps(
+    backend: Backend, options: EncodeOptions
+) -> Generator[Future[Any], Any, list[TextPlan]]:
+    """Do one call of ``plan``, as :func:`encode_steps` does one of ``encode``.
+
+    Args:
+        backend: Does the work.
+        options: Of the call: inputs, prompt and priority.
+
+    Returns:
+        A generator as that of :func:`encode_steps`; it returns one plan a text.
+
+    Raises:
+        InvalidTextError: If an input is no text.
+        ConfigError: If the prompt does not exist or leaves no room.
+        QueueFullError: If there is no room, and callers are not to wait.
+    """
+    with enter(backend, options.inputs, options.priority) as place:
+        yield from admission(place)
+        texts, _ = read_texts(place, options.inputs)
+        settings = backend.model.settings
+        request = Request(texts, resolve_prompt(settings, options.prompt_name, options.prompt))
+        plans: list[TextPlan] = yield backend.submit(PlanTexts(request), place)
+        return plans
 
 
 @contextmanager

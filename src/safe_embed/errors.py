@@ -11,6 +11,7 @@ so that existing code such as ``except ValueError`` keeps working::
     ├── MissingExtraError    (ImportError)   an optional package is not installed
     ├── UnsupportedError     (AttributeError, TypeError)  only a SentenceTransformer can do this
     ├── ReloadError          (RuntimeError)  a model or tokenizer could not be reloaded
+    ├── QueueFullError       (RuntimeError)  when_full="error", and too many texts wait already
     └── WorkerError          (RuntimeError)  the encoder is closed, or its worker has failed
 
 A message says what was given, what is needed and what to type, in English and in Japanese. It never
@@ -124,6 +125,22 @@ class UnsupportedError(SafeEmbedError, AttributeError, TypeError):
 
 class ReloadError(SafeEmbedError, RuntimeError):
     """A model or a tokenizer could not be reloaded."""
+
+
+class QueueFullError(SafeEmbedError, RuntimeError):
+    """Too many texts wait for the encoder, and ``when_full="error"`` is set; try again later.
+
+    Args:
+        message: What is wrong and what to do.
+        waiting_texts: How many texts wait that are served before those of the call.
+
+    Attributes:
+        waiting_texts: As given.
+    """
+
+    def __init__(self, message: str, waiting_texts: int = 0) -> None:
+        super().__init__(message)
+        self.waiting_texts = waiting_texts
 
 
 class WorkerError(SafeEmbedError, RuntimeError):

@@ -48,6 +48,7 @@ class EncodeOptions:
     truncate_dim: int | None = None
     pool: dict[str, Any] | None = None
     chunk_size: int | None = None
+    priority: int = 0
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     method: str = "encode"  # that was called, for messages
 
@@ -107,7 +108,8 @@ def encode(
         truncate_dim: How many dimensions to keep; ``None`` for the encoder's own setting.
         pool: What :meth:`start_multi_process_pool` gave.
         chunk_size: Chunks of text per message to a process of *pool*.
-        **kwargs: Further arguments that the model takes, such as ``task``.
+        **kwargs: ``priority``, 0 if it is not given: calls of a higher one are served first. And
+            further arguments that the model takes, such as ``task``.
 
     Returns:
         What upstream gives, an array (n, dimension), or (dimension,) for a single text;
@@ -117,13 +119,15 @@ def encode(
         InvalidTextError: If an input is no text; nothing was computed.
         ConfigError: If an argument cannot work; nothing was computed.
         TextTooLongError: If texts do not fit where they must; nothing was computed.
+        QueueFullError: If too many texts wait already and ``when_full="error"``.
         WorkerError: If no worker process survives some texts; it holds what the others gave.
     """
     arguments = locals()  # the names above, and no others: EncodeOptions has the same
-    return EncodeOptions(model_kwargs=arguments.pop("kwargs"), **arguments)
+    priority = kwargs.pop("priority", 0)  # upstream's signature has no name for it
+    return EncodeOptions(priority=priority, model_kwargs=arguments.pop("kwargs"), **arguments)
 
 
-ENCODE_ARGUMENTS = tuple(inspect.signature(encode).parameters)[:-1]
+ENCODE_ARGUMENTS = (*tuple(inspect.signature(encode).parameters)[:-1], "priority")
 
 
 def takes(
@@ -279,7 +283,7 @@ def check_prompt_name(settings: ModelSettings, name: Any) -> None:
 _OF_THE_ENCODER = (
     *("splitter", "max_chunk_tokens", "pooling", "on_long", "max_batch_tokens", "few_shapes"),
     *("chunks", "reload", "isolation", "workers", "devices", "timeout_seconds", "hooks", "dtype"),
-    *("model_name_or_path", "modules", "model_card_data"),
+    *("model_name_or_path", "modules", "model_card_data", "max_waiting_texts", "when_full"),
 )
 
 

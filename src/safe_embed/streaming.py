@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from safe_embed.backends.calls import wait_for
+from safe_embed.backends.interface import Backend
 from safe_embed.errors import ConfigError, WorkerError, both
 from safe_embed.foreign import shown
 from safe_embed.inference.request import Embed, Request
 from safe_embed.types import FloatArray
 from safe_embed.validation import portions
 from safe_embed.vectors import check_precision
+from safe_embed.waiting import enter
 
 
 def check_stream(inputs: Any, precision: Any, ranges: Any) -> None:
@@ -52,18 +55,21 @@ def check_stream(inputs: Any, precision: Any, ranges: Any) -> None:
 
 
 def stream_vectors(
+    backend: Backend,
     inputs: Iterable[str],
     request: Callable[[], Request],
-    embed: Callable[[Embed], Any],
     finish: Callable[[FloatArray], np.ndarray[Any, Any]],
+    *,
+    priority: int,
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Embed a stream, a portion at a time.
 
     Args:
+        backend: Does the calls.
         inputs: Gives texts; read only as far as vectors are taken.
         request: Makes the request of a portion, without its texts.
-        embed: Does a call and waits for it.
         finish: Takes raw vectors of shape (n, dimension) and gives those of the caller.
+        priority: Of the calls.
 
     Yields:
         A vector (dimension,) for each text, in order.
@@ -73,14 +79,23 @@ def stream_vectors(
         WorkerError: If no worker process survives a text; likewise.
     """
     first = 0
-    for texts in filter(None, portions(inputs)):
+    read = portions(inputs)
+    while True:
         lost: WorkerError | None = None
-        try:
-            vectors = list(embed(Embed(replace(request(), texts=texts, first_index=first))))
-        except WorkerError as error:
-            # As with bad input: what stands before it is given first.
-            lost = error
-            vectors = list(takewhile(lambda vector: vector is not None, error.results))
+        with enter(backend, read, priority, must_wait=True) as place:
+            wait_for(place.admitted)
+            place.resize(0)  # a source may take its time: others need not wait for it
+            texts = next(read, None)
+            if texts is None:
+                return
+            place.resize(len(texts))
+            call = Embed(replace(request(), texts=texts, first_index=first))
+            try:
+                vectors = list(wait_for(backend.submit(call, place))) if texts else []
+            except WorkerError as error:
+                # As with bad input: what stands before it is given first.
+                lost = error
+                vectors = list(takewhile(lambda vector: vector is not None, error.results))
         first += len(texts)
         if vectors:
             yield from finish(np.stack(vectors))

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from safe_embed.backends.calls import PendingCall, PendingTask
+from safe_embed.backends.priority_queue import PriorityQueue
 from safe_embed.inference.tasks import LOST
 
 # Calls that are served in turn; those behind them wait with nothing tokenized yet.
@@ -23,17 +24,20 @@ MOST_DEATHS_ALONE = 3
 
 
 class CallQueue:
-    """Calls in order of arrival; the first few have their tasks done in turn.
+    """Calls by priority, then in order of arrival; the first few have their tasks done in turn.
+
+    A task of a higher priority is always done before others. So a call begins as soon as few enough
+    of its own priority and of higher ones are under way, however many of lower ones there are.
 
     Args:
         count_call: Is told of each call that has done its work, with the number of its texts.
-        most_active: How many calls are served in turn.
+        most_active: How many calls of a priority are served in turn.
     """
 
     def __init__(self, count_call: Callable[[int], None], most_active: int = ACTIVE_CALLS) -> None:
         self._count_call = count_call
         self._most_active = most_active
-        self._waiting: deque[PendingCall] = deque()
+        self._waiting = PriorityQueue[PendingCall](lambda call: call.future.done())
         self._active: deque[PendingCall] = deque()
 
     @property
@@ -44,7 +48,7 @@ class CallQueue:
     @property
     def is_empty(self) -> bool:
         """Whether there is no call at all."""
-        return not self._active and not self._waiting
+        return not self._active and self._waiting.first is None
 
     @property
     def has_tasks(self) -> bool:
@@ -57,27 +61,39 @@ class CallQueue:
         Args:
             call: The call.
         """
-        self._waiting.append(call)
+        self._waiting.push(call, call.priority)
 
     def advance(self) -> None:
         """Let every call go on that can, and begin those that wait as others end."""
         while True:
-            while self._waiting and len(self._active) < self._most_active:
-                self._active.append(self._waiting.popleft())
+            while self._may_begin:
+                call = self._waiting.pop()
+                self._active.append(call)
+                if call.on_begin is not None:
+                    call.on_begin()
             for call in tuple(self._active):
                 self._go_on(call)
-            if not self._waiting or len(self._active) >= self._most_active:
+            if not self._may_begin:
                 return
 
+    @property
+    def _may_begin(self) -> bool:
+        """Whether the turn of the first call that waits has come."""
+        first = self._waiting.first
+        return first is not None and self._most_active > sum(
+            call.priority >= first.priority for call in self._active
+        )
+
     def next(self) -> tuple[PendingCall, PendingTask] | None:
-        """Take the task whose turn it is, call by call.
+        """Take the task whose turn it is, call by call, those of the highest priority alone.
 
         Returns:
             The call and the task; ``None`` if there is nothing to do.
         """
-        call = next((active for active in self._active if active.pending), None)
-        if call is None:
+        ready = [active for active in self._active if active.pending]
+        if not ready:
             return None
+        call = max(ready, key=lambda active: active.priority)  # of equals the first
         self._active.remove(call)
         self._active.append(call)
         return call, call.pending.popleft()
@@ -132,8 +148,10 @@ class CallQueue:
         Args:
             error: Makes it; each caller gets an error, and so a traceback, of its own.
         """
-        while self._waiting or self._active:
-            (self._waiting or self._active).popleft().fail(error())
+        while self._waiting.first is not None:
+            self._waiting.pop().fail(error())
+        while self._active:
+            self._active.popleft().fail(error())
 
     def _go_on(self, call: PendingCall) -> None:
         """Let a call go on to its next tasks or its end; a call that was cancelled ends."""

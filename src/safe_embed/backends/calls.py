@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -179,20 +179,31 @@ class PendingCall:
     """A call that waits, or is under way.
 
     Args:
-        begin: Gives the stages of the call, once its turn has come.
+        begin: Gives the stages of the call, once its turn has come. It holds the texts, and is
+            forgotten when the call has its result, or is cancelled.
 
     Attributes:
         future: Of the caller.
+        priority: Calls of a higher priority are served first.
+        on_begin: Is called when the turn of the call has come: it waits no longer.
         pending: Tasks of the current stage that nobody does yet.
     """
 
-    begin: Callable[[], Flow[Any]]
+    begin: InitVar[Callable[[], Flow[Any]]]
     future: Future[Any] = field(default_factory=Future)
+    priority: int = 0
+    on_begin: Callable[[], None] | None = None
     pending: deque[PendingTask] = field(default_factory=deque)
     _flow: Flow[Any] | None = None
     _wave: Wave | None = None
     _values: list[Any] = field(default_factory=list)
     _open: int = 0
+    _begin: list[Callable[[], Flow[Any]]] = field(init=False)
+
+    def __post_init__(self, begin: Callable[[], Flow[Any]]) -> None:
+        # The future must not refer to the call: results would wait for the garbage collector.
+        kept = self._begin = [begin]
+        self.future.add_done_callback(lambda _: kept.clear())
 
     @property
     def is_waiting(self) -> bool:
@@ -209,7 +220,8 @@ class PendingCall:
             ``None`` at any other stage.
         """
         try:
-            flow = self._flow = self._flow or self.begin()
+            # An IndexError if the call was cancelled a moment ago: nobody waits for it.
+            flow = self._flow = self._flow or self._begin[0]()
         except BaseException as raised:  # noqa: BLE001 it belongs to the caller
             settle(self.future, error=raised)
             return None

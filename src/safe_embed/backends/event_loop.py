@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from safe_embed.backends.admission import Admission
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import CLOSED, PendingCall, settle
 from safe_embed.errors import WorkerError, both
@@ -22,14 +23,19 @@ from safe_embed.errors import WorkerError, both
 class EventLoop(ABC):
     """Handles events in order, until it is closed.
 
+    Args:
+        admission: Says which callers may queue a call; ``None`` for all.
+
     Attributes:
+        admission: As given.
         begun: Is done when the first model is loaded; has the error if that failed.
         calls: The calls of the encoder.
     """
 
     calls: CallQueue
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
+        self.admission = admission or Admission(None, "wait")
         self.begun: Future[None] = Future()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._promises: deque[Future[Any]] = deque()
@@ -84,6 +90,7 @@ class EventLoop(ABC):
     def close(self) -> None:
         """End the thread; all calls get an error at once, however long the task in progress is."""
         self.post(self._close)
+        self.admission.close(self.closed_error)
         for future in (*self._callers.copy(), *self._promises.copy()):
             settle(future, error=self.closed_error())
 
@@ -167,6 +174,7 @@ class EventLoop(ABC):
         self._is_closed = True
         if not self.begun.done():
             self.begun.set_exception(self.closed_error())
+        self.admission.close(self.closed_error)
         self.calls.fail_all(self.closed_error)
         self.end()
         self._has_ended = True

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from safe_embed.backends.admission import Place
 from safe_embed.inference.request import Call, Pool
 from safe_embed.memory.types import Stats
 from safe_embed.upstream.settings import ModelState
@@ -27,11 +28,29 @@ class Backend(Protocol):
         """
         ...
 
-    def submit(self, call: Call) -> Future[Any]:
+    def enter(self, texts: int, priority: int, *, must_wait: bool = False) -> Place:
+        """Ask for a place among the calls that wait, before the texts of a call are read.
+
+        Args:
+            texts: How many texts the call has.
+            priority: Of the call; higher is earlier.
+            must_wait: Whether the call waits for a place also where others are refused.
+
+        Returns:
+            The place; the call may be queued when ``admitted`` is done.
+
+        Raises:
+            QueueFullError: If there is no room, and callers are not to wait.
+            WorkerError: As for :meth:`submit`.
+        """
+        ...
+
+    def submit(self, call: Call, place: Place | None = None) -> Future[Any]:
         """Queue a call.
 
         Args:
             call: What to do.
+            place: Of the call, which has been admitted; ``None`` for a call without texts.
 
         Returns:
             A future of the result of the call; cancelling it gives up the place in the queue.

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from safe_embed.backends.admission import Admission, Place, pending_call
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import (
     CLOSED,
@@ -81,10 +82,14 @@ class ThreadBackend:
         """What is known of the model."""
         return self._open.model
 
-    def submit(self, call: Call) -> Future[Any]:
+    def enter(self, texts: int, priority: int, *, must_wait: bool = False) -> Place:
+        """Ask for a place among the calls that wait; see :meth:`Backend.enter`."""
+        return self._checked.admission.enter(texts, priority, must_wait=must_wait)
+
+    def submit(self, call: Call, place: Place | None = None) -> Future[Any]:
         """Queue a call; see :meth:`Backend.submit`."""
         loop = self._checked
-        pending = PendingCall(partial(loop.pipeline.stages, call))
+        pending = pending_call(partial(loop.pipeline.stages, call), place)
         loop.add(pending)
         return pending.future
 
@@ -180,7 +185,7 @@ class _Loop(EventLoop):
     def __init__(
         self, load: Callable[[], Supervisor], settings: Settings, conditions: Conditions
     ) -> None:
-        super().__init__()
+        super().__init__(Admission(settings.max_waiting_texts, settings.when_full))
         self.calls = CallQueue(self._count_call)
         self._load: Callable[[], Supervisor] | None = load
         self._settings = settings

@@ -10,6 +10,9 @@ from safe_embed.pooling import PoolingFunction
 from safe_embed.text.chunking import Chunker
 
 OnLong = Literal["chunk", "truncate", "error"]
+WhenFull = Literal["wait", "error"]
+# A list of them takes 0.8 MB besides the texts. Source: sys.getsizeof.
+DEFAULT_MAX_WAITING_TEXTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Settings:
     on_long: OnLong = "chunk"
     max_batch_tokens: int | None = None
     few_shapes: bool | None = None
+    max_waiting_texts: int | None = DEFAULT_MAX_WAITING_TEXTS
+    when_full: WhenFull = "wait"
 
 
 @dataclass(frozen=True, slots=True)

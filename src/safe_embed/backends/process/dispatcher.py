@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import Any, assert_never
 
+from safe_embed.backends.admission import Admission
 from safe_embed.backends.call_queue import ACTIVE_CALLS, CallQueue
 from safe_embed.backends.calls import PendingCall
 from safe_embed.backends.event_loop import EventLoop
@@ -68,7 +69,7 @@ class Dispatcher(EventLoop):
         hooks: Sequence[Hook],
         before: ModelState | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(Admission(settings.max_waiting_texts, settings.when_full))
         self.calls = CallQueue(self._count_call, max(ACTIVE_CALLS, 2 * len(spec.devices)))
         self._settings = settings
         self._spec = spec
@@ -78,7 +79,7 @@ class Dispatcher(EventLoop):
         self._reloads = 0
         self._uncounted: deque[int] = deque()
         self._last: WorkerHandle | None = None
-        listener = Listener(self._hear, self._hear_end, self._report, self.calls.fail_all)
+        listener = Listener(self._hear, self._hear_end, self._report, self._fail_calls)
         known = None if before is None else ModelState(before.facts, before.settings)
         self._workers = Workers(spec, listener, known)
         self.begun = self._workers.begun
@@ -221,6 +222,11 @@ class Dispatcher(EventLoop):
             except BaseException as error:  # noqa: BLE001 of an argument that is pickled
                 worker.put_down()
                 self.calls.fail(pending[0], error)
+
+    def _fail_calls(self, error: Callable[[], BaseException]) -> None:
+        # First those that wait for room, which the others make as they end.
+        self.admission.fail_waiting(error)
+        self.calls.fail_all(error)
 
     def _count_call(self, texts: int) -> None:
         self._done = self._done.plus(Work(calls=1, texts=texts))

@@ -14,15 +14,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from safe_embed.backends.admission import Place, pending_call
 from safe_embed.backends.calls import (
     CLOSED,
-    PendingCall,
     check_caller,
     check_pool,
     wait_for,
 )
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.dispatcher import Dispatcher
+from safe_embed.backends.process.pool_handle import PoolHandle
 from safe_embed.backends.process.slots import WorkerSpec
 from safe_embed.errors import ConfigError, ReloadError, WorkerError, both
 from safe_embed.inference.request import Call, Pool, Settings
@@ -141,10 +142,14 @@ class WorkerPool:
         """What is known of the model."""
         return self._ready.model
 
-    def submit(self, call: Call) -> Future[Any]:
+    def enter(self, texts: int, priority: int, *, must_wait: bool = False) -> Place:
+        """Ask for a place among the calls that wait; see :meth:`Backend.enter`."""
+        return self._checked.admission.enter(texts, priority, must_wait=must_wait)
+
+    def submit(self, call: Call, place: Place | None = None) -> Future[Any]:
         """Queue a call; see :meth:`Backend.submit`."""
         dispatcher = self._checked
-        pending = PendingCall(partial(dispatcher.stages, call))
+        pending = pending_call(partial(dispatcher.stages, call), place)
         dispatcher.add(pending)
         return pending.future
 
@@ -235,8 +240,8 @@ class WorkerPool:
         limit = model.settings.max_seq_length
         if limit != pool.model.settings.max_seq_length:
             pool.configure(max_seq_length=limit)
-        ends = PoolHandle(pool)
-        processes = [PoolHandle(pool, worker.pid) for worker in pool.stats.workers]
+        ends = PoolHandle(pool.close)
+        processes = [PoolHandle(pool.close, worker.pid) for worker in pool.stats.workers]
         return {"worker_pool": pool, "processes": processes, "input": ends, "output": ends}
 
     @property
@@ -249,28 +254,6 @@ class WorkerPool:
         self._is_closed = True
         if not self._is_foreign:
             self._stop()
-
-
-class PoolHandle:
-    """Stands for a process and for the queues in the record of a pool.
-
-    Libraries pass the record to upstream's ``stop_multi_process_pool``, which terminates, joins and
-    closes what it finds there.
-
-    Args:
-        pool: The worker pool; all of it ends with any of its handles.
-        pid: Of the process; ``None`` for a queue.
-    """
-
-    def __init__(self, pool: WorkerPool, pid: int | None = None) -> None:
-        self.pid = pid
-        self._pool = pool
-
-    def close(self) -> None:
-        """End the pool; may be called again."""
-        self._pool.close()
-
-    terminate = join = cancel_join_thread = close
 
 
 def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
