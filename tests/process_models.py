@@ -122,7 +122,7 @@ def with_a_copy(folder: str, scratch: str) -> SentenceTransformer:
     """Forks a process that outlives its parent, and has all that it has open."""
     child = os.fork()
     if not child:
-        time.sleep(60)
+        time.sleep(3600)
         os._exit(0)
     (Path(scratch) / str(child)).touch()
     return plain(folder)

@@ -31,7 +31,7 @@ PROMPT = "文書"
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 VOCABULARY = 3_000
 # Characters of the sample: limits above 16 and slow tokenizers cost a few seconds each.
-SAMPLE_CHARS = {"unigram": 450_000, "bpe": 450_000, "wordpiece": 450_000, "japanese": 90_000}
+SAMPLE_CHARS = {"unigram": 200_000, "bpe": 200_000, "wordpiece": 200_000, "japanese": 60_000}
 
 FILES = (
     *("aozora_works", "debian_ja_sections", "debian_ja_longdocs", "rust_book_ja_markdown"),

@@ -70,7 +70,7 @@ def test_each_architecture_has_the_vectors_of_upstream(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     lengths=st.lists(st.integers(1, models.LIMIT), min_size=1, max_size=8), seed=st.integers(0, 9)
 )
