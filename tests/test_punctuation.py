@@ -559,7 +559,7 @@ hostile = pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
 
 
 # A quadratic search takes over 100 s for each of these, a linear one less than 0.3 s.
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 @hostile
 def test_long_texts_take_linear_time(make: Callable[[int], str]) -> None:
     """No repeated unit makes the search read a stretch again from each of its characters."""
@@ -585,7 +585,7 @@ def test_memory_grows_linearly(make: Callable[[int], str]) -> None:
     assert large < 80_000 * 1_000
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("unit", ["漢", "「", "。"])
 def test_ten_million_characters(unit: str) -> None:
     """The three texts of the contract are split, whole."""

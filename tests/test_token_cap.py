@@ -160,7 +160,7 @@ def tokenizers(
 
 
 @pytest.mark.model
-@pytest.mark.timeout(7_200 if FULL else 300)
+@pytest.mark.timeout(7_200 if FULL else 1_200)
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("kind", SAMPLE_CHARS)
 def test_no_chunk_exceeds_the_limit(

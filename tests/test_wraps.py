@@ -143,7 +143,7 @@ def test_auto_is_between_both(text: str, depth: int | None) -> None:
     assert found[0] <= found[1] <= found[2]
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "make", [lambda n: "漢\n" * (n // 2), lambda n: ("漢" * 30 + "\n") * (n // 31)]
 )
