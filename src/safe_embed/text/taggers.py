@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, chain, pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 # Part of speech, preceding blanks and surface of each morpheme, each followed by a tab.
@@ -164,11 +165,8 @@ def _ordered(options: str) -> str:
     words = shlex.split(options)
     starts = [place for place, word in enumerate(words) if word.startswith("-")]
     groups = [words[start:end] for start, end in pairwise((*starts, len(words)))]
-    return shlex.join(chain.from_iterable(sorted(groups, key=_first)))
-
-
-def _first(words: list[str]) -> str:
-    return words[0]
+    groups.sort(key=itemgetter(0))
+    return shlex.join(chain.from_iterable(groups))
 
 
 def _lock() -> threading.Lock:
