@@ -323,18 +323,26 @@ def store(folder: Path) -> tuple[str, Callable[[str, Any], object]]:
 class Highest:
     """Watches how high RssAnon goes while a block runs.
 
+    Args:
+        *pids: Other processes to watch.
+
     Attributes:
         bytes: The highest value so far.
+        others: That of each of the other processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *pids: int) -> None:
         self.bytes = held()
+        self.others = [0] * len(pids)
+        self._pids = pids
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
 
     def _watch(self) -> None:
         while not self._is_over.wait(0.002):
             self.bytes = max(self.bytes, held())
+            found = (status(pid)["RssAnon"] for pid in self._pids)
+            self.others = list(map(max, self.others, found))
 
     def __enter__(self) -> Self:
         """Begin to watch."""
@@ -392,6 +400,46 @@ def long_text(model: str, arm: str, tokens: int) -> dict[str, Any]:
         "tokens_per_second": round(found / seconds),
         "seconds": round(seconds, 3),
         "query_seconds": round(waited[0], 3),
+    }
+
+
+# Kinds of texts without end: what each consists of.
+ENDLESS = {
+    "no marks": "今日は良い天気なので図書館で本を読んでいると友達が来たから一緒に帰った",
+    "full stops": "。",
+    "open brackets": "「",
+    "right to left": "\u202e",
+    "families": "👨\u200d👩\u200d👧",
+    "blanks": "\u3000",
+    "one word": "abcdefghij",
+    "digits": "0123456789",
+    "combining": "か\u3099\u0301\u0302",
+    "sentences": "今日は良い天気です。図書館で本を読んだ。\n",
+}
+
+
+def one_text(
+    model: str, kind: str, call: str, chars: int, **options: Any
+) -> dict[str, float | int]:
+    """Plan or encode one endless text, and watch how high RssAnon goes, here and in workers."""
+    text = (ENDLESS[kind] * chars)[:chars]
+    with SafeEncoder(model, device="cpu", reload=None, **options) as encoder:
+        getattr(encoder, call)(ENDLESS["sentences"] * 20)
+        workers = [worker.pid for worker in encoder.stats.workers]
+        before = [status(pid)["RssAnon"] for pid in workers]
+        base = trimmed()
+        with Highest(*workers) as highest:
+            begun = time.perf_counter()
+            getattr(encoder, call)([text])
+            seconds = time.perf_counter() - begun
+    return {
+        "peak_over_base_mib": round((highest.bytes - base) / MIB, 1),
+        "worker_peak_over_base_mib": round(
+            max((after - old for after, old in zip(highest.others, before, strict=True)), default=0)
+            / MIB,
+            1,
+        ),
+        "seconds": round(seconds, 2),
     }
 
 
@@ -585,7 +633,7 @@ def planted(model: str, plant: str) -> dict[str, Any]:
 
 SCENARIOS = (
     *(cause, growth, threads, give_back, tokenize),
-    *(peak, long_text, delay, planted, incident),
+    *(peak, long_text, one_text, delay, planted, incident),
 )
 
 

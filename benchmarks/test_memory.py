@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import incident
 import models
 from conftest import OLDEST, Size, expect
-from memory_worker import ARMS, LONG_RUNS, LONG_TEXT_ARMS, REMEDIES, Forks, measure
+from memory_worker import ARMS, ENDLESS, LONG_RUNS, LONG_TEXT_ARMS, REMEDIES, Forks, measure
 from safe_embed.offline.cache import model_path
 
 pytestmark = pytest.mark.usefixtures("records")  # skips where there are no data
@@ -188,6 +188,18 @@ def test_long_texts(
     benchmark.extra_info |= {"shape": shape, "arm": arm, **found}
     print(f"\n{shape} {arm}: {found}")
     expect(found, peak_over_base_mb=(-100, 20_000), query_seconds=(0, 1e4))
+
+
+@pytest.mark.parametrize("call", ["plan", "encode"])
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_one_text(isolation: str, kind: str, call: str, run: Measure, size: Size) -> None:
+    """One text of 10,000,000 characters: 64 MiB above the base, in parent and worker each."""
+    if size.name == "smoke" and (isolation, kind, call) != ("none", "no marks", "plan"):
+        pytest.skip("a smoke run takes one kind")
+    chars = size.pick(60_000, 1_000_000, 10_000_000)
+    found = run("one_text", "tiny", kind=kind, call=call, chars=chars, isolation=isolation)
+    expect(found, peak_over_base_mib=(-1, 64), worker_peak_over_base_mib=(-1, 64))
 
 
 @pytest.mark.sizes("full")

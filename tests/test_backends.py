@@ -33,6 +33,7 @@ from safe_embed.inference.request import (
 from safe_embed.policies import ReloadPolicy
 from safe_embed.pooling import mean_pool
 from safe_embed.supervision.conditions import Conditions
+from safe_embed.text import chunking
 from safe_embed.text.chunking import Chunker
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder
@@ -104,6 +105,30 @@ def test_every_call_has_the_result_of_an_encoder(backend: Backend, saved: Path) 
             np.testing.assert_array_equal(expected.vectors, text.vectors)
         plans = backend.submit(PlanTexts(Request(TEXTS))).result(TIMEOUT)
         assert encoder.plan(TEXTS) == plans
+
+
+def test_a_long_text_goes_stretch_by_stretch(
+    backend: Backend, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same chunks and vectors whatever the backend; no task has the whole text."""
+    monkeypatch.setattr(chunking, "STRETCH_CHARS", 1_000)
+    texts = [TEXTS[0], models.long_text(200), TEXTS[3]]
+    before = counts(backend)
+    with SafeEncoder(saved, reload=None, device="cpu") as encoder:
+        [_, long, _] = encoder.encode_chunks(texts)
+        [_, found, _] = backend.submit(EmbedChunks(Request(texts))).result(TIMEOUT)
+        assert (long.spans, long.token_counts) == (found.spans, found.token_counts)
+        np.testing.assert_array_equal(long.vectors, found.vectors)
+        assert texts[1] == "".join(texts[1][slice(*span)] for span in found.spans)
+        np.testing.assert_allclose(found.pooled(), embed(backend, texts)[1], rtol=0, atol=1e-5)
+        assert encoder.plan(texts) == backend.submit(PlanTexts(Request(texts))).result(TIMEOUT)
+    calls, n_texts, *_ = counts(backend)
+    assert (2, 6) == (calls - before[0], n_texts - before[1])
+    pipeline = Pipeline(Settings(Chunker(ladder(PunctuationSplitter())), mean_pool), backend.model)
+    stages: Any = pipeline.stages(PlanTexts(Request(texts[1:2])))
+    assert [] == next(stages).tasks  # no text is cut whole
+    [task] = stages.send([]).tasks
+    assert len(task.items[0].text) < len(texts[1]) / 2
 
 
 def test_short_texts_have_the_vectors_of_upstream(backend: Backend, upstream: Any) -> None:

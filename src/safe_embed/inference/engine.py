@@ -18,6 +18,7 @@ import numpy as np
 from safe_embed.batching import needs_padding, token_counts
 from safe_embed.inference.request import Settings
 from safe_embed.inference.tasks import (
+    ChunkStretch,
     ChunkTexts,
     CopyTokenizer,
     EmbedBatch,
@@ -31,6 +32,7 @@ from safe_embed.inference.tasks import (
 )
 from safe_embed.memory.remedies import trim
 from safe_embed.text.graphemes import between_clusters
+from safe_embed.text.stretches import Stretch, Window
 from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 from safe_embed.upstream import unpadded
 from safe_embed.upstream.attributes import least, position_tokens, preprocess
@@ -91,6 +93,8 @@ class Engine:
         match task:
             case ChunkTexts():
                 return Outcome(self._chunk(task))
+            case ChunkStretch():
+                return Outcome([self._chunk_stretch(task, window) for window in task.items])
             case EmbedBatch():
                 return self._forward(task)
             case EncodeUpstream():
@@ -121,6 +125,11 @@ class Engine:
             spans = task.want_spans
             return [_truncated(reader, text, budget, want_spans=spans) for text in task.items]
         return self.settings.chunker.chunk(task.items, reader, budget, task.first_index)
+
+    def _chunk_stretch(self, task: ChunkStretch, window: Window) -> Stretch:
+        """Cut the next stretch of a long text into chunks."""
+        reader = self._reader(task.prompt)
+        return self.settings.chunker.chunk_stretch(window, reader, task.budget_tokens, task.index)
 
     def _forward(self, task: EmbedBatch) -> Outcome:
         """Embed one batch."""

@@ -1,4 +1,4 @@
-"""Texts that do not fit, or that take long: refused by name, or reported in the log."""
+"""Texts and prompts that do not fit, or that take long: refused by name, or reported in the log."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from safe_embed.errors import TextTooLongError, WorkerError, both
+from safe_embed.errors import ConfigError, TextTooLongError, WorkerError, both
 from safe_embed.inference.request import OnLong
 from safe_embed.inference.tasks import LOST
+from safe_embed.text.chunk_job import MAX_CHARS_PER_TOKEN
 
 logger = logging.getLogger("safe_embed")
 
 # Most indices of texts in a message.
 _MOST_LISTED = 20
+
+
+def check_prompt_length(prompt: str, budget_tokens: int) -> None:
+    """Refuse a prompt that is too long by its characters, before it is tokenized.
+
+    Args:
+        prompt: What goes in front of every chunk.
+        budget_tokens: What one chunk may have.
+
+    Raises:
+        ConfigError: If the prompt has more characters than the tokenizer is given at once.
+    """
+    if len(prompt) > MAX_CHARS_PER_TOKEN * budget_tokens:
+        msg = both(
+            f"The prompt has {len(prompt)} characters, too many for the {budget_tokens} tokens "
+            "that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens.",
+            f"プロンプトが {len(prompt)} 字あり、チャンクの {budget_tokens} トークンに"
+            "収まりません。プロンプトを短くするか、max_chunk_tokens を大きくしてください。",
+        )
+        raise ConfigError(msg)
 
 
 def check_long(inputs: Sequence[Any], on_long: OnLong, budget_tokens: int, first: int) -> None:

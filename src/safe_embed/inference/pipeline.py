@@ -10,43 +10,46 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from functools import partial
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from safe_embed.batching import batches
 from safe_embed.errors import ConfigError, WorkerError, both
-from safe_embed.inference.long_texts import check_long, lost_texts, refuse_long, report_slow
+from safe_embed.inference.long_texts import (
+    check_long,
+    check_prompt_length,
+    lost_texts,
+    refuse_long,
+    report_slow,
+)
 from safe_embed.inference.request import (
     Call,
     Embed,
     EmbedChunks,
     EmbedRaw,
-    FetchFeatures,
-    FetchTokenizer,
-    Move,
     PlanTexts,
     Request,
     Settings,
-    StartPool,
 )
+from safe_embed.inference.single_task import single
+from safe_embed.inference.stretched_text import STRETCHED, stretched_text
 from safe_embed.inference.tasks import (
     LOST,
     CallEnded,
     ChunkTexts,
-    CopyTokenizer,
     EmbedBatch,
     EncodeUpstream,
     Flow,
-    MoveModel,
-    Preprocess,
-    StartProcesses,
     Task,
     Wave,
 )
 from safe_embed.pooling import pool
-from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, TextPlan
+from safe_embed.text.chunking import ANY_CHARS
+from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, Span, TextPlan
 from safe_embed.upstream.attributes import least
 from safe_embed.upstream.settings import ModelState
 from safe_embed.upstream.tokenizer import portions
@@ -115,11 +118,15 @@ class Pipeline:
             case PlanTexts():
                 return self._plan(call.request)
             case _:
-                return _single(*_task_of(call))
+                return single(call)
 
     def _plan(self, request: Request) -> Flow[list[TextPlan]]:
-        inputs = yield from self._chunk(request, self.budget_tokens(request), want_spans=True)
+        budget = self.budget_tokens(request)
+        inputs = yield from self._chunk(request, budget, want_spans=True)
         plans = [None if text is LOST else _plan_of(text) for text in inputs]
+        for place in _stretched(inputs):
+            text = yield from stretched_text(place, request, budget, self._stretch_chars(budget))
+            plans[place] = None if text is LOST else text.plan
         lost = [index for index, plan in enumerate(plans) if plan is None]
         if lost:
             raise lost_texts(lost, plans)
@@ -147,11 +154,23 @@ class Pipeline:
             chunks = [chunk for text in inputs if text is not LOST for chunk in text.chunks]
             rows = yield from self._forward(chunks, request, budget)
         texts = list(self._pooled(inputs, iter(rows)))
+        for place in _stretched(inputs):
+            texts[place] = yield from self._embed_stretched(place, request, budget)
         yield CallEnded(len(inputs))
         if None in texts:
             lost = [index for index, text in enumerate(texts, request.first_index) if text is None]
             raise lost_texts(lost, texts)
         return texts
+
+    def _embed_stretched(self, place: int, request: Request, budget: int) -> Flow[Any]:
+        """Embed a long text stretch by stretch; a ChunkedText, or ``None`` if it is lost."""
+        size = self._stretch_chars(budget)
+        embed = partial(self._forward, budget=budget)
+        text = yield from stretched_text(place, request, budget, size, embed)
+        if text is LOST:
+            return None
+        chunks = text.spans, text.token_counts, text.vectors
+        return self._chunked_text(*chunks, is_long=True, cut_clusters=text.cut_clusters)
 
     def _search_chunks(self, call: EmbedChunks) -> Flow[list[Any]]:
         """Embed texts in chunks that search well; on_long decides about whole texts, as before."""
@@ -191,14 +210,35 @@ class Pipeline:
         return list(outputs)
 
     def _chunk(self, request: Request, budget: int, *, want_spans: bool) -> Flow[list[Any]]:
-        """Cut texts into chunks, a portion at a time; a ChunkedInput for each, or LOST."""
+        """Cut texts into chunks, a portion at a time; a ChunkedInput for each, or LOST.
+
+        It is STRETCHED for a text that is cut later, stretch by stretch.
+        """
+        if self.settings.on_long != "truncate":  # as upstream, which cuts prompts too
+            check_prompt_length(request.prompt, budget)
         tasks: list[Task] = []
         first = request.first_index
-        for portion in portions(request.texts, _TURN_CHARS):
-            tasks.append(ChunkTexts(portion, request.prompt, budget, want_spans, first))
-            first += len(portion)
+        most = self._whole_chars(request, budget)
+        for is_stretched, texts in groupby(request.texts, key=lambda text: len(text) > most):
+            if is_stretched:
+                first += len(list(texts))
+                continue
+            for portion in portions(list(texts), _TURN_CHARS):
+                tasks.append(ChunkTexts(portion, request.prompt, budget, want_spans, first))
+                first += len(portion)
         inputs = yield Wave(tasks)
-        return [text for portion in inputs for text in portion]
+        cut = iter([text for portion in inputs for text in portion])
+        return [STRETCHED if len(text) > most else next(cut) for text in request.texts]
+
+    def _whole_chars(self, request: Request, budget: int) -> int:
+        """Return how many characters a text may have that is cut into chunks at once."""
+        if self.settings.on_long == "truncate" or request.pool is not None:
+            return ANY_CHARS
+        chars = self._stretch_chars(budget)
+        return chars + chars // 2
+
+    def _stretch_chars(self, budget: int) -> int:
+        return self.settings.chunker.stretch_chars(budget)
 
     def _forward(self, chunks: Sequence[Chunk], request: Request, budget: int) -> Flow[list[Any]]:
         """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
@@ -262,15 +302,28 @@ class Pipeline:
         """Put the vectors of each text's chunks together; ``None`` where one of them is lost."""
         for text in inputs:
             vectors = [] if text is LOST else [next(rows) for _ in text.chunks]
-            if text is LOST or any(row is LOST for row in vectors):
+            if text is LOST or text is STRETCHED or any(row is LOST for row in vectors):
                 yield None
                 continue
-            stacked = np.stack(vectors)
-            counts = tuple(len(chunk.encoding) for chunk in text.chunks)
-            unit_length = self.model.facts.unit_length
-            pooled = pool(stacked, counts, self.settings.pooling, unit_length=unit_length)
             spans = tuple(chunk.span for chunk in text.chunks)
-            yield ChunkedText(spans, counts, stacked, text.is_long, pooled, text.cut_clusters)
+            counts = tuple(len(chunk.encoding) for chunk in text.chunks)
+            long, cuts = text.is_long, text.cut_clusters
+            yield self._chunked_text(spans, counts, vectors, is_long=long, cut_clusters=cuts)
+
+    def _chunked_text(
+        self,
+        spans: tuple[Span, ...],
+        counts: tuple[int, ...],
+        vectors: Sequence[Any],
+        *,
+        is_long: bool,
+        cut_clusters: tuple[int, ...],
+    ) -> ChunkedText:
+        """Pool the vectors of the chunks of one text."""
+        stacked = np.stack(vectors)
+        unit_length = self.model.facts.unit_length
+        pooled = pool(stacked, counts, self.settings.pooling, unit_length=unit_length)
+        return ChunkedText(spans, counts, stacked, is_long, pooled, cut_clusters)
 
     def _report_slow_once(self, tokens: int) -> None:
         if not self._is_slow_reported.is_set():
@@ -283,35 +336,9 @@ class Pipeline:
         return min(wanted, request.batch_size * budget)
 
 
-def _task_of(call: FetchTokenizer | FetchFeatures | Move | StartPool) -> tuple[Task, str]:
-    """Give the one task of a call, and what it is for, as an error says."""
-    match call:
-        case FetchTokenizer():
-            return CopyTokenizer(), "the tokenizer was copied"
-        case FetchFeatures():
-            item = (call.texts, call.prompt, call.options)
-            return Preprocess([item]), "the features were made"
-        case Move():
-            return MoveModel([(call.device, call.dtype)]), "the model was moved"
-        case StartPool():
-            return StartProcesses([call.devices]), "a pool was started"
-        case _:
-            assert_never(call)
-
-
-def _single(task: Task, purpose: str) -> Flow[Any]:
-    """Have one task done that has one item; *purpose* completes "before …" in the error."""
-    [[value]] = yield Wave([task])
-    if value is LOST:
-        raise WorkerError(
-            both(
-                f"Every worker process ended before {purpose}. Call it again; if it comes again, "
-                "look at the memory limit.",
-                "どのワーカープロセスも途中で終了しました。もう一度呼び、繰り返すならメモリの上限を"
-                "確かめてください。",
-            )
-        )
-    return value
+def _stretched(inputs: Sequence[Any]) -> list[int]:
+    """Return which texts are cut stretch by stretch."""
+    return [place for place, text in enumerate(inputs) if text is STRETCHED]
 
 
 def _plan_of(text: ChunkedInput) -> TextPlan:

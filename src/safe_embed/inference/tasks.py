@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
+from safe_embed.text.stretches import Window
 from safe_embed.types import Encoding, FloatArray
 
 T = TypeVar("T")
@@ -29,6 +30,24 @@ class ChunkTexts:
     budget_tokens: int
     want_spans: bool
     first_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkStretch:
+    """Cut the next stretch of a long text into chunks; the result holds a Stretch.
+
+    Attributes:
+        items: One window.
+        prompt: What goes in front of every chunk.
+        budget_tokens: What a chunk may have, special tokens and prompt included.
+        index: The number of the text, for messages.
+    """
+
+    reads_texts: ClassVar[bool] = True
+    items: Sequence[Window]
+    prompt: str
+    budget_tokens: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +131,7 @@ class StartProcesses:
 
 Task: TypeAlias = (
     ChunkTexts
+    | ChunkStretch
     | EmbedBatch
     | EncodeUpstream
     | CopyTokenizer

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 # Characters of a long text that are tokenized for each token to keep: Latin text has about 5.
 _HEAD_CHARS_PER_TOKEN = 8
-# Characters that are tokenized at a time: the tokenizer's results take some 100 bytes for a token.
-_PORTION_CHARS = 200_000
+# Characters that are tokenized at a time: the tokenizer's results take some 100 bytes for a token,
+# and for each piece as much again as for these characters.
+_PORTION_CHARS = 100_000
+_CHARS_PER_PIECE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class ModelReader:
             The encoding of at most *limit* tokens, and whether the text was truncated.
         """
         whole = self.prompt + text
-        chars = len(self.prompt) + _HEAD_CHARS_PER_TOKEN * limit
+        most = _HEAD_CHARS_PER_TOKEN * limit
+        chars = min(len(self.prompt), most) + most
         while True:
             part = whole[-chars:] if self.keeps_end else whole[:chars]
             [encoding] = self._encodings(self._tokenize([self._prepared(part)], special=True))
@@ -186,7 +189,7 @@ class ModelReader:
         """Preprocess texts and split them into portions of bounded size, to bound memory use."""
         if self._is_prepared_here:
             texts = [self._prepared(text) for text in texts]
-        return portions(texts, _PORTION_CHARS)
+        return portions(texts, _PORTION_CHARS, _CHARS_PER_PIECE)
 
     def _tokenize(
         self, texts: Sequence[str], *, special: bool, limit: int | None = None
@@ -269,12 +272,13 @@ def _set_truncation(backend: Any, limit: int | None, side: str) -> None:
         backend.no_truncation()
 
 
-def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
+def portions(texts: Sequence[str], most_chars: int, each_chars: int = 0) -> Iterator[Sequence[str]]:
     """Split a sequence of texts into portions of bounded total length; no text is cut.
 
     Args:
         texts: Any strings.
         most_chars: A portion ends after the text with which its length exceeds this.
+        each_chars: What each text counts for besides its own length.
 
     Yields:
         The portions, in order; none is empty.
@@ -284,7 +288,7 @@ def portions(texts: Sequence[str], most_chars: int) -> Iterator[Sequence[str]]:
         if size > most_chars:
             yield texts[start:index]
             start, size = index, 0
-        size += len(text)
+        size += len(text) + each_chars
     if start < len(texts):
         yield texts[start:]
 

@@ -36,6 +36,7 @@ from safe_embed.backends.process.messages import (
 )
 from safe_embed.errors import ConfigError, both
 from safe_embed.inference.tasks import (
+    ChunkStretch,
     ChunkTexts,
     CopyTokenizer,
     EmbedBatch,
@@ -202,6 +203,7 @@ class Worker:
                 self._is_asked = True
             case (
                 ChunkTexts()
+                | ChunkStretch()
                 | EmbedBatch()
                 | EncodeUpstream()
                 | CopyTokenizer()
