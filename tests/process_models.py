@@ -284,3 +284,25 @@ def falling_back(folder: str) -> SentenceTransformer:
     model = plain(folder)
     model[0].auto_model.config.num_hidden_layers += 1
     return model
+
+
+def leaving(status: int) -> SentenceTransformer:
+    """Ends its process."""
+    os._exit(status)
+
+
+class UnspeakableError(Exception):
+    """An error whose own code fails."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def unspeakable() -> SentenceTransformer:
+    """Fails, and cannot say why."""
+    raise UnspeakableError
+
+
+def exiting() -> SentenceTransformer:
+    """Means to end the program."""
+    raise SystemExit(3)
