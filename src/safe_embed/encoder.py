@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from safe_embed.backends.calls import drive, drive_async, wait_for
+from safe_embed.backends.async_calls import drive_async
+from safe_embed.backends.calls import drive, wait_for
 from safe_embed.compat import DropIn
 from safe_embed.copying import Copying
 from safe_embed.encoder_options import EncoderOptions, described, start_backend
-from safe_embed.encoding import encode_steps
+from safe_embed.encoding import encode_steps, is_quick
 from safe_embed.errors import WorkerError
 from safe_embed.inference.request import (
     Call,
@@ -92,8 +93,9 @@ class SafeEncoder(DropIn, Copying):
             while they serve, and when they die; ``"none"`` on a thread of this one.
         workers: How many worker processes; they share the cores.
         devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
-        timeout_seconds: When a worker process that is busy with one batch for so long is taken to
-            hang, and is replaced; ``None`` for never.
+        timeout_seconds: When a worker process that is busy with one batch for so long, or does not
+            answer for so long (5 s at least), is taken to hang, and is replaced; ``None`` for
+            never.
         hooks: Functions that receive each :class:`~safe_embed.Event`: what was done about memory.
         dtype: ``"auto"`` runs the model in bfloat16 where the processor computes that natively
             (AVX512-BF16, AMX, CUDA from 8.0 on) and vectors stay what they are: a cosine of 0.999
@@ -159,7 +161,8 @@ class SafeEncoder(DropIn, Copying):
         A task that is cancelled gives up its place, and its texts are not embedded further.
 
         Args:
-            inputs: As for :meth:`encode`.
+            inputs: As for :meth:`encode`. Anything but a text or a short list is read on another
+                thread, a generator too.
             *args: As for :meth:`encode`.
             **kwargs: As for :meth:`encode`.
 
@@ -169,7 +172,8 @@ class SafeEncoder(DropIn, Copying):
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
         options = replace(encode_arguments(inputs, *args, **kwargs), method="aencode")
-        return await drive_async(encode_steps(self.backend, options))
+        aside = not (self.backend.is_ready and is_quick(options))
+        return await drive_async(encode_steps(self.backend, options), aside=aside)
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:
