@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,3 +103,20 @@ def test_an_error_of_another_kind_has_no_note(tmp_path: Path) -> None:
         with pytest.raises((OSError, ValueError)) as caught:
             SafeEncoder(model)
         assert not any("safe_embed: " in note for note in getattr(caught.value, "__notes__", ()))
+
+
+def test_a_closed_standard_error_is_named(saved: Path) -> None:
+    """Upstream's progress bar cannot be written: the error stays, and says what to do."""
+
+    def fail() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="Bad file") as caught:
+        SafeEncoder(fail)
+    assert "os.devnull" in caught.value.__notes__[0]
+    with pytest.raises(OSError, match="No space") as caught:
+        SafeEncoder(refuse)
+    assert not getattr(caught.value, "__notes__", ())

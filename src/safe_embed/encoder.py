@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from safe_embed.backends.calls import drive, drive_async
+from safe_embed.backends.async_calls import drive_async
+from safe_embed.backends.calls import drive
 from safe_embed.compat import DropIn
 from safe_embed.copying import Copying
 from safe_embed.encoder_options import EncoderOptions, described, start_backend
-from safe_embed.encoding import chunk_steps, encode_steps, plan_steps
+from safe_embed.encoding import chunk_steps, encode_steps, is_quick, plan_steps
 from safe_embed.inference.request import DEFAULT_MAX_WAITING_TEXTS, OnLong, WhenFull
 from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.options import EncodeOptions, for_task, request_of, takes
@@ -78,8 +79,9 @@ class SafeEncoder(DropIn, Copying):
             while they serve, and when they die; ``"none"`` on a thread of this one.
         workers: How many worker processes; they share the cores.
         devices: Of the workers, in turn, such as ``["cuda:0", "cuda:1"]``.
-        timeout_seconds: When a worker process that is busy with one batch for so long is taken to
-            hang, and is replaced; ``None`` for never.
+        timeout_seconds: When a worker process that is busy with one batch for so long, or does not
+            answer for so long (5 s at least), is taken to hang, and is replaced; ``None`` for
+            never.
         max_waiting_texts: How many texts may wait for their turn, those of lower priorities not
             counted; ``None`` for any number. Callers beyond that wait with nothing read yet.
         when_full: ``"wait"``, or ``"error"`` for a QueueFullError at once in their place.
@@ -151,7 +153,8 @@ class SafeEncoder(DropIn, Copying):
         A task that is cancelled gives up its place, and its texts are not embedded further.
 
         Args:
-            inputs: As for :meth:`encode`.
+            inputs: As for :meth:`encode`. Anything but a text or a short list is read on another
+                thread, a generator too.
             *args: As for :meth:`encode`.
             **kwargs: As for :meth:`encode`.
 
@@ -161,7 +164,8 @@ class SafeEncoder(DropIn, Copying):
         if isinstance(kwargs.get("device"), list):  # processes are begun for this call alone
             return await asyncio.to_thread(self.encode, inputs, *args, **kwargs)
         options = replace(encode_arguments(inputs, *args, **kwargs), method="aencode")
-        return await drive_async(encode_steps(self.backend, options))
+        aside = not (self.backend.is_ready and is_quick(options))
+        return await drive_async(encode_steps(self.backend, options), aside=aside)
 
     @takes(encode_arguments)
     def encode_query(self, options: EncodeOptions) -> Any:

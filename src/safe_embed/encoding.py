@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,6 +19,32 @@ from safe_embed.types import ChunkedText, FloatArray, TextPlan
 from safe_embed.validation import check_choice, check_limit
 from safe_embed.vectors import check_precision, finish_others, in_form, map_vectors, quantize
 from safe_embed.waiting import admission, enter, read_texts
+
+# So many texts, or characters, are checked in less than 2 ms.
+_QUICK_TEXTS = 500
+_QUICK_CHARS = 200_000
+
+
+def is_quick(options: EncodeOptions) -> bool:
+    """Tell whether the caller's own part of a call takes no time that an event loop would notice.
+
+    Args:
+        options: Of the call.
+
+    Returns:
+        Whether the inputs are a text or a short list, and torch need not be imported to give the
+        vectors in their form. What else gives texts is code of the caller's own, such as a
+        generator that waits.
+    """
+    inputs: Any = options.inputs
+    needs_torch = options.convert_to_tensor or not options.convert_to_numpy
+    if needs_torch and "torch" not in sys.modules:
+        return False
+    if isinstance(inputs, str):
+        return len(inputs) <= _QUICK_CHARS
+    if type(inputs) not in (list, tuple) or len(inputs) > _QUICK_TEXTS:
+        return False
+    return sum(len(text) for text in inputs if isinstance(text, str)) <= _QUICK_CHARS
 
 
 def encode_steps(backend: Backend, options: EncodeOptions) -> Generator[Future[Any], Any, Any]:

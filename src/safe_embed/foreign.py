@@ -161,6 +161,24 @@ def deliverable(error: BaseException) -> BaseException:
     return converted
 
 
+def as_error(who: str, error: BaseException) -> Exception:
+    """Return an error that ends nothing but the call that it is raised in.
+
+    Args:
+        who: The code that raised it, as the message names it.
+        error: Any exception.
+
+    Returns:
+        *error* itself if it is an error; for a control-flow exception a WorkerError with *error* as
+        its cause.
+    """
+    if isinstance(error, Exception) and _is_error(error):
+        return error
+    converted = WorkerError(told(who, error))
+    converted.__cause__ = error
+    return converted
+
+
 def told(who: str, error: BaseException) -> str:
     """Write the message of the error that replaces a control-flow exception.
 

@@ -80,7 +80,8 @@ def resolve_pooling(spec: Pooling | PoolingFunction) -> PoolingFunction:
 
     Args:
         spec: ``"mean"``, ``"token_weighted"``, ``"max"``, or a function of the chunk vectors
-            (n_chunks, dimension) and token counts (n_chunks,) that returns shape (dimension,).
+            (n_chunks, dimension), which are read-only, and token counts (n_chunks,) that returns
+            shape (dimension,).
 
     Returns:
         The function.
@@ -129,7 +130,9 @@ def pool(
     if len(vectors) == 1:
         return pooled
     counts = np.asarray(token_counts, dtype=np.int64)
-    result = called("The pooling function", pooling, vectors, counts)
+    view = vectors.view()
+    view.flags.writeable = False  # the vectors are those that encode_chunks gives
+    result = called("The pooling function", pooling, view, counts)
     prefix = "The pooling function gave "
     pooled = called("The pooling function", as_numbers, prefix, result, vectors.dtype)
     if pooled.shape != vectors.shape[1:]:
@@ -140,4 +143,6 @@ def pool(
             f"{vectors.shape[1:]} を返してください。",
         )
         raise ConfigError(msg)
+    if np.may_share_memory(pooled, vectors):  # such as vectors[0]
+        pooled = pooled.copy()
     return normalize(pooled) if unit_length else pooled

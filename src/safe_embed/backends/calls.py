@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +23,58 @@ CLOSED = both(
     "この SafeEncoder は閉じられています。作り直すか、あとで閉じてください。",
 )
 
+ENDING = both(
+    "Python is ending, and has closed this SafeEncoder. A function that still embeds must be "
+    "registered with atexit after the SafeEncoder was made; then it is called before that.",
+    "Python の終了にともない、この SafeEncoder は閉じられました。終了時に使う関数は、SafeEncoder を"
+    "作ったあとで atexit に登録してください。",
+)
+
+
+# Threads that wait for an encoder: all that runs on them meanwhile is a signal handler. By number,
+# not by a thread-local value: greenlets that are made to pass for threads have numbers, too.
+_WAITING: set[int] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_WAITING.clear)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Take note that this thread waits for an encoder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        WorkerError: If it waits already, and a signal handler has interrupted that: locks that it
+            holds then would never be released.
+    """
+    refuse_handlers()
+    number = threading.get_ident()
+    try:
+        _WAITING.add(number)
+        yield
+    finally:
+        _WAITING.discard(number)
+
+
+def refuse_handlers() -> None:
+    """Refuse to wait in a signal handler that has interrupted a call.
+
+    Raises:
+        WorkerError: If this thread waits for an encoder already.
+    """
+    if threading.get_ident() in _WAITING:
+        raise WorkerError(
+            both(
+                "The encoder was called by a signal handler that has interrupted another call of "
+                "the same thread, and could wait for itself for ever. Let the handler set a flag, "
+                "and call the encoder outside of it.",
+                "呼び出しの途中に割り込んだシグナルハンドラーからは、エンコーダーを呼べません。"
+                "ハンドラーでは印だけを付け、その外で呼んでください。",
+            )
+        )
+
 
 def wait_for(future: Future[T]) -> T:
     """Wait for the result of a call; cancel the call if the wait is broken off, as by Ctrl-C.
@@ -34,7 +86,8 @@ def wait_for(future: Future[T]) -> T:
         The result.
     """
     try:
-        return future.result()
+        with waiting():
+            return future.result()
     except BaseException:
         future.cancel()
         raise
@@ -54,29 +107,6 @@ def drive(steps: Generator[Future[Any], Any, T]) -> T:
         while True:
             try:
                 result = wait_for(future)
-            except BaseException as error:  # noqa: BLE001 the steps may have something to end
-                future = steps.throw(error)
-            else:
-                future = steps.send(result)
-    except StopIteration as done:
-        value: T = done.value
-        return value
-
-
-async def drive_async(steps: Generator[Future[Any], Any, T]) -> T:
-    """Wait as :func:`drive` does, without blocking the event loop.
-
-    Args:
-        steps: As for :func:`drive`.
-
-    Returns:
-        The value.
-    """
-    try:
-        future = next(steps)
-        while True:
-            try:
-                result = await asyncio.wrap_future(future)
             except BaseException as error:  # noqa: BLE001 the steps may have something to end
                 future = steps.throw(error)
             else:
@@ -109,8 +139,9 @@ def check_caller(thread: threading.Thread) -> None:
         thread: The thread of the backend.
 
     Raises:
-        WorkerError: If the caller runs on it.
+        WorkerError: If the caller runs on it, or is a signal handler that has interrupted a call.
     """
+    refuse_handlers()
     if threading.current_thread() is thread:
         raise WorkerError(
             both(

@@ -106,6 +106,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def is_ready(self) -> bool:
+        """Whether a call can be queued at once; in a forked copy workers may have to start."""
+        ...
+
+    @property
     def stats(self) -> Stats:
         """Counts of the work since the encoder was made, and memory, as of now."""
         ...

@@ -22,6 +22,7 @@ from safe_embed.backends.admission import Admission, Place, pending_call
 from safe_embed.backends.call_queue import CallQueue
 from safe_embed.backends.calls import (
     CLOSED,
+    ENDING,
     PendingCall,
     PendingTask,
     check_caller,
@@ -36,6 +37,7 @@ from safe_embed.foreign import deliverable
 from safe_embed.inference.pipeline import Pipeline
 from safe_embed.inference.request import Call, Pool, Settings, StartPool
 from safe_embed.inference.tasks import Work
+from safe_embed.memory.event_log import HookList
 from safe_embed.memory.remedies import trim
 from safe_embed.memory.types import Hook, ReloadPolicy, Stats
 from safe_embed.supervision.conditions import Conditions
@@ -68,14 +70,22 @@ class ThreadBackend:
         conditions: Conditions | None = None,
     ) -> None:
         given = conditions or Conditions()
-        load = partial(Supervisor, source.held(), settings, policy, hooks, given)
+        self._hooks = HookList(hooks)
+        kept = self._hooks.weakly()
+        load = partial(Supervisor, source.held(), settings, policy, kept, given)
         self._pid = os.getpid()
         # The thread knows the loop, not the backend: an encoder that is dropped ends its thread.
         self._loop: _Loop | None = _Loop(load, settings, given)
         self._thread = threading.Thread(target=self._loop.run, name="safe_embed", daemon=True)
         self._thread.start()
         self._stop = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
-        self._loop.begun.result()
+        try:
+            self._loop.begun.result()
+        except BaseException as raised:
+            if not isinstance(raised, Exception):  # Ctrl-C: nobody waits for the load
+                self._stop.detach()
+                self._loop.close()
+            raise
 
     @property
     def model(self) -> ModelState:
@@ -131,6 +141,11 @@ class ThreadBackend:
         yield self, pool
 
     @property
+    def is_ready(self) -> bool:
+        """Whether a call can be queued at once."""
+        return True
+
+    @property
     def stats(self) -> Stats:
         """Counts of the work since the encoder was made, and memory, as of now."""
         return self._open.supervisor.stats
@@ -150,6 +165,8 @@ class ThreadBackend:
     def _open(self) -> _Loop:
         if self._loop is None:
             raise WorkerError(CLOSED)
+        if not self._stop.alive:
+            raise WorkerError(ENDING)
         return self._loop
 
     @property
@@ -191,6 +208,13 @@ class _Loop(EventLoop):
         self._settings = settings
         self._idle_seconds = conditions.idle_seconds
         self._waits = False
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the thread loads a model, which nobody needs to wait for at the end."""
+        return not self.begun.done() or (
+            self.begun.exception() is None and self.supervisor.swap.is_lost
+        )
 
     def begin(self) -> None:
         """Load the model."""
@@ -250,5 +274,5 @@ def _stop(loop: _Loop, thread: threading.Thread, pid: int) -> None:
     if os.getpid() != pid:
         return
     loop.close()
-    if thread is not threading.current_thread():
+    if thread is not threading.current_thread() and not loop.is_loading:
         thread.join(_CLOSE_SECONDS)

@@ -50,10 +50,12 @@ class Outbox:
 
     Attributes:
         is_stuck: Whether the other end hung.
+        taken_bytes: What the other end has taken of messages that the socket did not hold at once.
     """
 
     def __init__(self, pipe: socket.socket, seconds: float, stuck: Callable[[], None]) -> None:
         self.is_stuck = False
+        self.taken_bytes = 0
         self._pipe = pipe
         self._seconds = seconds
         self._stuck = stuck
@@ -112,8 +114,12 @@ class Outbox:
         try:
             while self._goes_on():
                 # What is free may be too little for poll to tell, and yet shows that it reads.
-                if not (self._write() or writable.poll(self._seconds * 1000) or self._write()):
-                    raise TimeoutError
+                taken = self._write()
+                if not taken and not writable.poll(self._seconds * 1000):
+                    taken = self._write()
+                    if not taken:
+                        raise TimeoutError
+                self.taken_bytes += taken
         except (OSError, MemoryError) as error:
             self.is_stuck = isinstance(error, TimeoutError)
             _shut_down(self._pipe)
@@ -168,6 +174,7 @@ class Connection:
     ) -> None:
         pipe.settimeout(None)  # whatever socket.setdefaulttimeout says
         self._pipe = pipe
+        self._received_bytes = 0
         self._sending = threading.Lock()
         self._outbox = Outbox(pipe, send_seconds, stuck)
 
@@ -175,6 +182,11 @@ class Connection:
     def is_stuck(self) -> bool:
         """Whether the other end hung, and nothing can be posted any more."""
         return self._outbox.is_stuck
+
+    @property
+    def moved_bytes(self) -> int:
+        """What shows that the other end runs: bytes that came from it, or that it took."""
+        return self._received_bytes + self._outbox.taken_bytes
 
     def post(self, message: Any) -> None:
         """Let a message be written whole, after those before it, without waiting for its reader.
@@ -254,6 +266,7 @@ class Connection:
                 raise ConnectionClosedError from error
             if not count:
                 raise ConnectionClosedError
+            self._received_bytes += count
             view = view[count:]
         return content
 

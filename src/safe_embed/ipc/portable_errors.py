@@ -21,7 +21,8 @@ def portable(error: BaseException, *, reads_texts: bool = False) -> BaseExceptio
         those of a builtin are its raiser's own, and those that we repeat would be ours.
     """
     kind = type(error)
-    text = f"{kind.__name__} in the worker process" if reads_texts else f"{kind.__name__}: {error}"
+    words = "" if reads_texts else _words(error)
+    text = f"{kind.__name__}: {words}" if words else f"{kind.__name__} in the worker process"
     said = both(text, f"ワーカープロセスで {kind.__name__} が起きました。")
     if isinstance(error, SafeEmbedError) or kind.__module__ == "builtins":
         sent = error
@@ -39,6 +40,14 @@ def portable(error: BaseException, *, reads_texts: bool = False) -> BaseExceptio
     trace = _frames(error) if reads_texts else "".join(traceback.format_exception(error))
     sent.add_note(f"In the worker process:\n{trace}")
     return sent
+
+
+def _words(error: BaseException) -> str:
+    """What an error says; nothing if its own code cannot say it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 whatever that raises, there is an error to be told already
+        return ""
 
 
 def _frames(error: BaseException | None) -> str:

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from safe_embed.memory.types import Event, Hook, Rung
 
 logger = logging.getLogger("safe_embed")
 
 _KEPT_EVENTS = 100
+
+
+class HookList:
+    """Hooks as their encoder holds them.
+
+    A hook may be a method of the object that owns the encoder. If the thread of the encoder held it
+    as well, neither that object nor the encoder would ever be dropped.
+
+    Args:
+        hooks: Functions that receive each event.
+    """
+
+    def __init__(self, hooks: Iterable[Hook]) -> None:
+        self._hooks = tuple(hooks)
+
+    def __iter__(self) -> Iterator[Hook]:
+        """Give the hooks in order."""
+        return iter(self._hooks)
+
+    def weakly(self) -> Iterable[Hook]:
+        """Give the same hooks, for a thread to hold.
+
+        Returns:
+            An iterable that is empty as soon as this list is gone.
+        """
+        return _WeakHooks(self)
+
+
+class _WeakHooks:
+    def __init__(self, hooks: HookList) -> None:
+        self._hooks = weakref.ref(hooks)
+
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self._hooks() or ())
 
 
 class EventLog:
@@ -23,9 +58,9 @@ class EventLog:
         events: The last hundred, oldest first.
     """
 
-    def __init__(self, hooks: Sequence[Hook]) -> None:
+    def __init__(self, hooks: Iterable[Hook]) -> None:
         self.events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
-        self._hooks = tuple(hooks)
+        self._hooks = hooks
 
     def add(self, event: Event) -> None:
         """Keep an event, and tell it; a hook that fails stops nothing.

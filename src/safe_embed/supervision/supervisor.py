@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -74,7 +74,7 @@ class Supervisor:
         source: ModelSource,
         settings: Settings,
         policy: ReloadPolicy,
-        hooks: Sequence[Hook] = (),
+        hooks: Iterable[Hook] = (),
         conditions: Conditions | None = None,
         request_replacement: Callable[[Reason], None] | None = None,
     ) -> None:

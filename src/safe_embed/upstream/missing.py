@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,22 @@ from safe_embed.upstream.source import ModelSource
 
 _PREFIX = "models--"  # folder of a model in the cache of a hub: models--organization--name
 
+_CLOSED_STANDARD_ERROR = both(
+    "safe_embed: this is what happens where standard output or error of the process is closed, and "
+    "progress bars of transformers are written to it. Open it on the null device first: "
+    "os.dup2(os.open(os.devnull, os.O_WRONLY), 2), or use isolation='process'.",
+    "safe_embed: プロセスの標準出力か標準エラー出力が閉じられていると、transformers の進捗表示で"
+    "このエラーになります。先に os.dup2(os.open(os.devnull, os.O_WRONLY), 2) を実行するか、"
+    "isolation='process' を使ってください。",
+)
+
 
 @contextmanager
 def noted(source: ModelSource, *packaged: str) -> Iterator[None]:
-    """Add a note to an error that is raised inside, if the model is not on this machine.
+    """Add a note to an error that is raised inside, if a usual cause of it is known.
 
-    The error stays what it is; the note stands at its end, in English and Japanese.
+    That the model is not on this machine, or that standard error is closed, as in a daemon. The
+    error stays what it is; the note stands at its end, in English and Japanese.
 
     Args:
         source: Where the model comes from.
@@ -34,6 +45,8 @@ def noted(source: ModelSource, *packaged: str) -> Iterator[None]:
         is_name = isinstance(source.spec, str | os.PathLike)
         if is_name and not isinstance(error, SafeEmbedError) and not _is_here(source):
             error.add_note(_note(os.fspath(source.spec), source.options, packaged))
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
+            error.add_note(_CLOSED_STANDARD_ERROR)
         raise
 
 

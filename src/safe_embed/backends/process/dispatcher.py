@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import Any, assert_never
@@ -17,6 +17,7 @@ from safe_embed.backends.admission import Admission
 from safe_embed.backends.call_queue import ACTIVE_CALLS, CallQueue
 from safe_embed.backends.calls import PendingCall
 from safe_embed.backends.event_loop import EventLoop
+from safe_embed.backends.process.heartbeat import HangWatch
 from safe_embed.backends.process.messages import (
     Configure,
     CountCall,
@@ -66,7 +67,7 @@ class Dispatcher(EventLoop):
         self,
         spec: WorkerSpec,
         settings: Settings,
-        hooks: Sequence[Hook],
+        hooks: Iterable[Hook],
         before: ModelState | None = None,
     ) -> None:
         super().__init__(Admission(settings.max_waiting_texts, settings.when_full))
@@ -84,6 +85,7 @@ class Dispatcher(EventLoop):
         self._workers = Workers(spec, listener, known)
         self.begun = self._workers.begun
         self._sampler = spec.conditions.sampler()
+        self._watch = HangWatch(self._clock, spec.timeout_seconds)
 
     # What other threads may call
 
@@ -170,15 +172,15 @@ class Dispatcher(EventLoop):
 
     def turn(self) -> float | None:
         """Give every free worker a task, and look what is due."""
-        self._kill_hanging()
+        self._watch.kill_hanging(self._workers)
         self._workers.retry_due()
         self._workers.begin_replacements()
         self._assign()
         if self.begun.done() and self.begun.exception() is not None:
             self._is_closed = True
             return 0.0
-        times = [worker.deadline for worker in self._workers]
-        times += [slot.retry_at for slot in self._workers.slots]
+        times = [slot.retry_at for slot in self._workers.slots]
+        times.append(self._watch.next_look(self._workers))
         due = [time for time in times if time is not None]
         return min(3600.0, max(0.0, min(due) - self._clock())) if due else None
 
@@ -195,11 +197,6 @@ class Dispatcher(EventLoop):
     def end(self) -> None:
         """End all workers."""
         self._workers.close(self.closed_error)
-
-    def _kill_hanging(self) -> None:
-        for worker in self._workers:
-            if worker.deadline is not None and self._clock() >= worker.deadline:
-                worker.kill(f"a task took longer than {self._spec.timeout_seconds:g} s")
 
     # Calls and their tasks
 

@@ -92,6 +92,12 @@ class ReportIdle:
     """The worker is to say when it has nothing left to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The worker is to answer at once, whatever it is doing."""
+
+
+# Ping is not among them: the thread that reads answers it.
 ToWorker: TypeAlias = (
     Task | Configure | CountCall | ExpectReplacement | ReplacementFailed | ReportIdle
 )
@@ -188,6 +194,11 @@ class HoldBack:
 @dataclass(frozen=True, slots=True)
 class Idle:
     """The worker has nothing left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a :class:`Ping`; the bytes that come are what counts."""
 
 
 FromWorker: TypeAlias = (

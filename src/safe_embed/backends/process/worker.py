@@ -12,6 +12,7 @@ import queue
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -25,6 +26,8 @@ from safe_embed.backends.process.messages import (
     LoadFailed,
     LogRecord,
     MemoryReport,
+    Ping,
+    Pong,
     ReplacementFailed,
     ReportIdle,
     RequestReplacement,
@@ -50,6 +53,7 @@ from safe_embed.inference.tasks import (
 from safe_embed.ipc.connection import Connection, ConnectionClosedError, UnreadableMessageError
 from safe_embed.ipc.parent import end_with_parent
 from safe_embed.ipc.portable_errors import portable
+from safe_embed.ipc.signals import leave_to_parent
 from safe_embed.memory.types import Event, Reason
 from safe_embed.supervision.supervisor import Supervisor
 
@@ -69,14 +73,19 @@ def main(pipe: socket.socket) -> None:
         pipe: Leads to the encoder.
     """
     end_with_parent()
+    leave_to_parent()
     connection = Connection(pipe)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="read", daemon=True).start()
+    status = 1
     try:
         with contextlib.suppress(ConnectionClosedError):
             _work(connection, inbox)
+        status = 0
+    except BaseException:  # noqa: BLE001 said where the message of the encoder points to
+        traceback.print_exc()
     finally:
-        os._exit(0)  # threads of libraries may still run; nothing waits for them
+        os._exit(status)  # threads of libraries may still run; nothing waits for them
 
 
 def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
@@ -276,10 +285,13 @@ def _in_background(load: Callable[[], Supervisor]) -> Supervisor:
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
-    """Pass on what is said; when the other end hangs up the process ends at once."""
+    """Pass on what is said, and answer pings; when the other end hangs up the process ends."""
     while True:
         try:
             message = connection.receive()
+            if isinstance(message, Ping):
+                connection.send(Pong())
+                continue
         except ConnectionClosedError:
             os._exit(0)
         except UnreadableMessageError as error:

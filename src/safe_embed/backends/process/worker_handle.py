@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from safe_embed.backends.calls import PendingCall, PendingTask
-from safe_embed.backends.process.messages import FromWorker, LoadFailed, ReportIdle, TaskDone
+from safe_embed.backends.process.heartbeat import Heartbeat
+from safe_embed.backends.process.messages import (
+    FromWorker,
+    LoadFailed,
+    Ping,
+    Pong,
+    ReportIdle,
+    TaskDone,
+)
 from safe_embed.errors import WorkerError, both
+from safe_embed.foreign import as_error
 from safe_embed.ipc.connection import ConnectionClosedError, UnreadableMessageError
 from safe_embed.ipc.spawn import start_process
 from safe_embed.ipc.surroundings import Surroundings
@@ -42,6 +50,7 @@ class WorkerHandle:
         pending: The task that the worker does; ``None`` without a task.
         deadline: The time, on the dispatcher's clock, at which the worker counts as hanging;
             ``None`` without a task, or without a timeout.
+        heartbeat: Tells whether the process still runs.
         is_leaving: Whether the worker was asked to end.
         holds_back: Whether the worker wants no task, since it holds too much memory.
         is_idle: Whether the worker has reported that it has nothing left to do; see
@@ -72,6 +81,7 @@ class WorkerHandle:
         self.error: BaseException | None = None
         self._because = ""
         self._process, self._connection = start_process(surroundings, _ENTRY)
+        self.heartbeat = Heartbeat(lambda: self._connection.moved_bytes, lambda: self.send(Ping()))
         self._watcher = threading.Thread(target=self._watch, name="safe_embed-watch", daemon=True)
         self._listener = threading.Thread(
             target=self._listen, args=(said, ended), name="safe_embed-listen", daemon=True
@@ -91,6 +101,11 @@ class WorkerHandle:
         return self._process.pid
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the worker has reported that its model is loaded."""
+        return self.facts is not None
+
+    @property
     def is_free(self) -> bool:
         """Whether the worker can do a task, and has none."""
         can_work = self.facts is not None and not self.is_leaving and not self.holds_back
@@ -104,7 +119,7 @@ class WorkerHandle:
         Args:
             message: Any picklable object.
         """
-        if not isinstance(message, ReportIdle):
+        if not isinstance(message, ReportIdle | Ping):
             self.is_idle = self._is_asked = False
         with contextlib.suppress(ConnectionClosedError):
             self._connection.post(message)
@@ -155,7 +170,7 @@ class WorkerHandle:
 
     def refuse(self, error: BaseException) -> None:
         """End the process because its model could not be loaded, or is another model."""
-        self.error = error
+        self.error = as_error("The start of a worker process", error)
         self._connection.hang_up()
 
     def kill(self, reason: str) -> None:
@@ -189,7 +204,9 @@ class WorkerHandle:
             return self._because
         if self._connection.is_stuck:
             return "it reads no messages any more"
-        if code is None or code >= 0 or sys.platform == "win32":
+        if code is None or (code == 0 and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN):
+            return "its exit status is not known, as this program ignores SIGCHLD"
+        if code >= 0:
             return f"exit status {code}"
         known = -code in set(signal.Signals)
         name = signal.Signals(-code).name if known else f"signal {-code}"
@@ -221,11 +238,12 @@ class WorkerHandle:
                 )
                 unread.__cause__ = error.__cause__
                 message = LoadFailed(unread) if self.facts is None else TaskDone(error=unread)
-            said(self, message)
+            if not isinstance(message, Pong):
+                said(self, message)
             del message  # the results of a call belong to its caller alone
         self._watcher.join(EXIT_SECONDS)
         if self._watcher.is_alive():
-            self._process.kill()
+            self.kill("it hung up, but did not end")
             self._watcher.join()
         self._connection.close()
         ended(self)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
-import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,17 +15,21 @@ from typing import Any
 from safe_embed.backends.admission import Place, pending_call
 from safe_embed.backends.calls import (
     CLOSED,
+    ENDING,
     check_caller,
     check_pool,
     wait_for,
+    waiting,
 )
 from safe_embed.backends.interface import Backend
 from safe_embed.backends.process.dispatcher import Dispatcher
 from safe_embed.backends.process.pool_handle import PoolHandle
+from safe_embed.backends.process.requirements import check_possible
 from safe_embed.backends.process.slots import WorkerSpec
-from safe_embed.errors import ConfigError, ReloadError, WorkerError, both
+from safe_embed.errors import ReloadError, WorkerError, both
 from safe_embed.inference.request import Call, Pool, Settings
 from safe_embed.ipc.surroundings import Surroundings, working_directory
+from safe_embed.memory.event_log import HookList
 from safe_embed.memory.types import Hook, ReloadPolicy, Stats
 from safe_embed.pooling import mean_pool
 from safe_embed.supervision.conditions import Conditions
@@ -66,7 +68,7 @@ class WorkerPool:
         source: ModelSource,
         settings: Settings,
         policy: ReloadPolicy,
-        hooks: Sequence[Hook] = (),
+        hooks: Iterable[Hook] = (),
         conditions: Conditions | None = None,
         *,
         workers: int = 1,
@@ -74,9 +76,9 @@ class WorkerPool:
         timeout_seconds: float | None = None,
         opener: WorkerPool | None = None,
     ) -> None:
-        _check_possible(source, settings, policy)
+        check_possible(source, _sent(settings), policy)
         threads = None if workers == 1 else max(1, _cores() // workers)
-        self._hooks = tuple(hooks)
+        self._hooks = HookList(hooks)
         self._settings = settings
         self._spec = WorkerSpec(
             source,
@@ -89,9 +91,9 @@ class WorkerPool:
             None if opener is None else opener.model.facts,
             conditions or Conditions(),
         )
-        self._is_closed = False
+        self._is_closed = self._is_foreign = False
         self._starting = threading.Lock()
-        self._dispatcher = Dispatcher(self._spec, settings, self._hooks)
+        self._dispatcher = Dispatcher(self._spec, settings, self._hooks.weakly())
         self._begin()
         _POOLS.add(self)
 
@@ -102,13 +104,12 @@ class WorkerPool:
         self._thread.start()
         # The thread knows the dispatcher, not the pool: an encoder that is dropped ends them all.
         self._stop = weakref.finalize(self, _stop, dispatcher, self._thread, os.getpid())
-        self._is_foreign = False
         try:
             dispatcher.begun.result()
         except BaseException:
             self._stop()
-            self._is_foreign = True  # in a forked copy, the next call tries again
-            raise
+            raise  # in a forked copy, the next call tries again
+        self._is_foreign = False
 
     def forked(self) -> None:
         """Leave the workers to the parent: this is a forked copy, which begins its own later."""
@@ -124,12 +125,20 @@ class WorkerPool:
             raise WorkerError(CLOSED)
         if threading.current_thread() is self._thread:  # a hook that reads stats
             return self._dispatcher
-        with self._starting:
+        if self._is_foreign:
+            self._begin_here()
+        elif not self._stop.alive:
+            raise WorkerError(ENDING)
+        return self._dispatcher
+
+    def _begin_here(self) -> None:
+        """Begin workers of this process's own; other callers wait for that."""
+        with waiting(), self._starting:
             if self._is_foreign:
                 old = self._dispatcher
-                self._dispatcher = Dispatcher(self._spec, self._settings, self._hooks, old.model)
+                hooks = self._hooks.weakly()
+                self._dispatcher = Dispatcher(self._spec, self._settings, hooks, old.model)
                 self._begin()
-        return self._dispatcher
 
     @property
     def _checked(self) -> Dispatcher:
@@ -171,7 +180,7 @@ class WorkerPool:
         del keep_tokenizer
         for future in self._checked.reload(reason):
             try:
-                future.result()
+                wait_for(future)
             except WorkerError:
                 raise
             except Exception as error:
@@ -245,6 +254,11 @@ class WorkerPool:
         return {"worker_pool": pool, "processes": processes, "input": ends, "output": ends}
 
     @property
+    def is_ready(self) -> bool:
+        """Whether a call can be queued at once, with no worker to be started first."""
+        return not self._is_foreign
+
+    @property
     def stats(self) -> Stats:
         """Counts of the work since the encoder was made, and memory, as of now."""
         return self._ready.stats
@@ -252,8 +266,7 @@ class WorkerPool:
     def close(self) -> None:
         """End all workers; calls that wait get an error. May be called again."""
         self._is_closed = True
-        if not self._is_foreign:
-            self._stop()
+        self._stop()
 
 
 def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
@@ -275,44 +288,6 @@ def _surroundings(threads: int | None, folder: str | None) -> Surroundings:
     given = {name: os.environ.get(name, str(threads)) for name in names}
     # A worker that takes over draws no bars; those of a call are drawn here.
     return Surroundings({"TQDM_DISABLE": "1", **given}, folder)
-
-
-def _check_possible(source: ModelSource, settings: Settings, policy: ReloadPolicy) -> None:
-    """Refuse what cannot be in another process, before one is started."""
-    if sys.platform == "win32":
-        raise ConfigError(
-            both(
-                "isolation='process' needs Linux or macOS. Use isolation='none'.",
-                "isolation='process' には Linux か macOS が必要です。isolation='none' を使って"
-                "ください。",
-            )
-        )
-    if source.is_loaded:
-        raise ConfigError(
-            both(
-                "isolation='process' needs a model that a worker can load: a name, a folder or a "
-                "loader, not a SentenceTransformer that is loaded here.",
-                "isolation='process' には、ワーカーが読み込めるもの（モデル名、フォルダー、"
-                "ローダー）を渡してください。読み込み済みの SentenceTransformer は使えません。",
-            )
-        )
-    for name, value in (("model", source), ("splitter", _sent(settings)), ("reload", policy)):
-        _check_portable(name, value)
-
-
-def _check_portable(name: str, value: Any) -> None:
-    """Refuse what cannot be passed to another process, before one is begun."""
-    try:
-        pickle.dumps(value)
-    except Exception as error:
-        msg = both(
-            f"isolation='process' cannot pass {name}=… to another process: "
-            f"{type(error).__name__}. Use functions and classes that stand at the top of a module, "
-            "not lambdas or what is made inside a function.",
-            f"isolation='process' では {name}=… を別のプロセスに渡せません"
-            f"（{type(error).__name__}）。lambda や関数の中で定義したものは使えません。",
-        )
-        raise ConfigError(msg) from error
 
 
 def _cores() -> int:

@@ -104,6 +104,8 @@ class Workers:
         self._is_closed = True
         self.replacements.fail_all(error)
         for worker in self:
+            if not worker.is_loaded:  # an import may keep it from noticing
+                worker.kill("the encoder was closed")
             worker.hang_up()
         for worker in self:
             worker.join()
@@ -123,7 +125,7 @@ class Workers:
         listener = self._listener
         try:
             worker = WorkerHandle(self._spec.surroundings, listener.message, listener.end)
-        except (OSError, RuntimeError) as error:  # no memory, or no more of them allowed
+        except Exception as error:  # noqa: BLE001 no memory, no interpreter, a strange environment
             self._on_failure(slot, error)
             return
         slot.standby = worker
@@ -176,7 +178,7 @@ class Workers:
         """Look at the model's files before a process is started, or ended, for them."""
         try:
             source.check_held()
-        except ReloadError as error:
+        except Exception as error:  # noqa: BLE001 changed, or not to be looked at
             self._has_changed = True
             self._on_failure(slot, error)
             return True
