@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows boundaries bounds call_queue chunking cli custom_splitters \
 	docs figures graphemes hard_limit house inputs japanese morphemes packing policies pooling processes \
-	punctuation same_files sampling thread_backend users_code wire words worker_path wraps
+	punctuation run_records same_files sampling soak thread_backend users_code wire words worker_path wraps
 
 # Half of the tests' time goes into processes that begin, on one core: two at a time.
 IN_TWO := --numprocesses=2 --dist=worksteal --benchmark-disable
@@ -18,8 +18,10 @@ RUN ?= benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json
 BENCH = $(BIN)/pytest --benchmark-only --benchmark-columns=median,rounds
 
 EXAMPLES_BIN := .venv-examples/bin
+# How long a soak takes.
+MINUTES ?= 60
 
-.PHONY: help .venv demo test test-oldest examples check lint docs docs-open docs-check bench bench-smoke \
+.PHONY: help .venv demo test test-oldest examples soak check lint docs docs-open docs-check bench bench-smoke \
 	bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
@@ -65,7 +67,13 @@ test-oldest: .venv-oldest/installed ## the tests that meet a model once more, wi
 
 examples: export HF_HUB_OFFLINE = 1
 examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, Chroma, BERTopic …; not in CI
-	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default
+	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default --record
+
+# The record of a run says what it covers; tests/test_run_records.py fails when that has changed.
+soak: export HF_HUB_OFFLINE = 1
+soak: export PYTHONPATH = tests:benchmarks
+soak: .venv ## an hour (MINUTES=60) in which everything goes wrong; a record into benchmarks/results
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 check: lint ## lint and types
 	$(BIN)/mypy

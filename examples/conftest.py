@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,23 @@ import numpy as np
 import pytest
 
 import models
+import run_record
 from safe_embed import SafeEncoder
+
+# What other libraries use of the package: a change makes the record of `make examples` stale.
+ROOMS = (
+    *(
+        "backends",
+        "inference",
+        "upstream",
+        "compat.py",
+        "copying.py",
+        "encoder.py",
+        "encoder_options.py",
+    ),
+    *("encoding.py", "options.py", "placement.py", "streaming.py", "waiting.py", "vectors.py"),
+)
+BEGAN = pytest.StashKey[float]()
 
 TEXTS = [
     "今日は雨です。",
@@ -18,6 +35,33 @@ TEXTS = [
     "長い文章は句読点で切って、平均を取る。",
     models.long_text(),
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --record."""
+    parser.addoption("--record", action="store_true", help="leave a record in benchmarks/results")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Look at the clock."""
+    session.config.stash[BEGAN] = time.monotonic()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Write the record of the run, if that was asked for and all examples were run."""
+    if not config.getoption("--record"):
+        return
+    kinds = ("passed", "failed", "error", "skipped", "xfailed")
+    counts = {kind: len(terminalreporter.getreports(kind)) for kind in kinds}
+    counts["deselected"] = len(terminalreporter.stats.get("deselected", []))
+    faults = ("failed", "error", "deselected")
+    broken = [f"{count} {kind}" for kind in faults if (count := counts[kind])]
+    if exitstatus and not broken:
+        broken = [f"pytest ended with {int(exitstatus)}"]
+    seconds = time.monotonic() - config.stash[BEGAN]
+    run_record.write("examples", ROOMS, seconds, {**counts, "broken": broken})
 
 
 @pytest.fixture(scope="session")
