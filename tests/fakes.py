@@ -154,6 +154,7 @@ class FakeBackend:
         self.pools: list[Pool | None] = []
         self.reloads: list[tuple[str, bool]] = []
         self.is_closed = False
+        self.is_ready = True
 
     def enter(self, texts: int, priority: int, *, must_wait: bool = False) -> Place:
         """Let everybody in; keep the priority."""

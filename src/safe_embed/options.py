@@ -282,8 +282,9 @@ def check_prompt_name(settings: ModelSettings, name: Any) -> None:
 # Arguments of SafeEncoder that a call is sometimes given.
 _OF_THE_ENCODER = (
     *("splitter", "max_chunk_tokens", "pooling", "on_long", "max_batch_tokens", "few_shapes"),
-    *("chunks", "reload", "isolation", "workers", "devices", "timeout_seconds", "hooks", "dtype"),
-    *("model_name_or_path", "modules", "model_card_data", "max_waiting_texts", "when_full"),
+    *("chunks", "reload", "hard_limit", "isolation", "workers", "devices", "timeout_seconds"),
+    *("hooks", "dtype", "model_name_or_path", "modules", "model_card_data"),
+    *("max_waiting_texts", "when_full"),
 )
 
 

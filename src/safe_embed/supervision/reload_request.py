@@ -26,15 +26,15 @@ class ReloadRequest:
     keep_tokenizer: bool
 
     def climb(self, ladder: Ladder, remedy: Remedy, swap: ModelSwap) -> Iterator[None]:
-        """Load the model anew, and say how that ended.
+        """Reload the model, and report the result to the caller who asked.
 
         Args:
             ladder: Takes the rung.
             remedy: Loads the model.
             swap: Knows whether there is a model afterwards.
 
-        Yields:
-            Nothing, while the model loads.
+        Returns:
+            An iterator; each ``next`` does a part of the work, until the model is loaded.
         """
         error: BaseException | None
         try:
