@@ -33,8 +33,8 @@ class ReloadRequest:
             remedy: Loads the model.
             swap: Knows whether there is a model afterwards.
 
-        Yields:
-            Nothing, while the model loads.
+        Returns:
+            An iterator that yields while the model loads.
         """
         error: BaseException | None
         try:
