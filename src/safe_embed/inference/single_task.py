@@ -25,12 +25,14 @@ def single(call: FetchTokenizer | FetchFeatures | Move | StartPool) -> Flow[Any]
         call: The call.
 
     Returns:
-        What its task gives.
-
-    Raises:
-        WorkerError: If no worker process survives the task.
+        A generator, as that of :meth:`Pipeline.stages`; it returns what the task gives, and raises
+        a WorkerError if no worker process survives the task.
     """
-    task, purpose = _task_of(call)
+    return _done(*_task_of(call))
+
+
+def _done(task: Task, purpose: str) -> Flow[Any]:
+    """Have a task done that has one item; *purpose* completes "before …" in the error."""
     [[value]] = yield Wave([task])
     if value is LOST:
         raise WorkerError(
