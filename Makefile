@@ -7,9 +7,10 @@ OLDEST := sentence-transformers==5.1.2 transformers==4.46.3 tokenizers==0.20.3
 OLDEST_BIN := .venv-oldest/bin
 # Tests of what knows neither model nor tokenizer, and of processes and bounds, whose model and
 # tokenizer do not matter: the same on every stack.
-OF_ANY_STACK := admission allocators arrows boundaries bounds call_queue chunking cli custom_splitters \
-	docs figures graphemes hard_limit house inputs japanese morphemes packing policies pooling processes \
-	punctuation run_records same_files sampling soak thread_backend users_code wire words worker_path wraps
+OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
+	chunking cli custom_splitters docs figures graphemes hanging hard_limit house inputs japanese morphemes \
+	outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	thread_backend users_code wire words worker_path wraps
 
 # Half of the tests' time goes into processes that begin, on one core: two at a time.
 IN_TWO := --numprocesses=2 --dist=worksteal --benchmark-disable
