@@ -361,7 +361,7 @@ def test_lost_digits_do_not_come_back(encoder: SafeEncoder) -> None:
 
 
 def test_the_users_own_model_is_cast_as_upstream_casts() -> None:
-    """It is never loaded anew."""
+    """It is never reloaded."""
     upstream = models.small()
     with SafeEncoder(upstream) as encoder:
         assert dtype_named("float16") == encoder.half().dtype == upstream.dtype

@@ -98,7 +98,7 @@ def test_auto_is_bfloat16(offline_model_path: Path, texts: list[str]) -> None:
 
 
 def test_its_memory_is_counted_and_given_back(offline_model_path: Path, texts: list[str]) -> None:
-    """The encoder tells what its device holds; models loaded anew leave nothing of the old."""
+    """The encoder tells what its device holds; models reloaded leave nothing of the old."""
     with SafeEncoder(offline_model_path, device="cuda", reload=EveryCalls(3)) as encoder:
         expected = encoder.encode(texts)
         used = allocated()

@@ -154,7 +154,7 @@ def test_long_texts_take_linear_time(make: Callable[[int], str]) -> None:
 
 @pytest.mark.parametrize("name", ["kyoto_wiki_longdocs", "jaquad_dev_longdocs", "aozora_works"])
 def test_real_lines_are_kept(name: str, data_dir: Path) -> None:
-    """In texts whose lines are paragraphs nothing is held for wrapped."""
+    """In texts whose lines are paragraphs nothing is taken to be wrapped."""
     with (data_dir / f"{name}.jsonl").open(encoding="utf-8") as rows:
         texts = [json.loads(row)["text"] for row in rows]
     assert sum(len(wraps(text)) for text in texts) == 0

@@ -296,7 +296,7 @@ class DropIn(Placement):
         raise unsupported(f"[{shown(index)}]", INSIDE)
 
     def reload(self, reason: str = "asked for", *, keep_tokenizer: bool = False) -> None:
-        """Load model and tokenizer anew, now; calls of other threads go on meanwhile.
+        """Reload model and tokenizer, now; calls of other threads go on meanwhile.
 
         What was set on the model (``max_seq_length``, prompts, device …) goes over to the new one.
         Building a tokenizer holds all Python threads, one of 250,000 pieces for a second; with

@@ -1,7 +1,7 @@
 """Encoders that travel: pickle, deepcopy, and all that is built on them.
 
 What travels is how an encoder was made and what was set on it since. Its model does not: it is
-loaded anew on arrival.
+reloaded on arrival.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safe_embed.upstream.absent import Way, unsupported
 from safe_embed.upstream.settings import ModelSettings
 
 _LOAD_BY_NAME = Way(
-    "its SentenceTransformer was handed over and cannot be loaded anew, so make the encoder "
+    "its SentenceTransformer was handed over and cannot be reloaded, so make the encoder "
     "from a name, a folder or a function that loads the model",
     "読み込み済みの SentenceTransformer は作り直せません。モデル名、フォルダー、または"
     "モデルを返す関数から SafeEncoder を作ってください。",
@@ -36,7 +36,7 @@ class Copying:
     _options: EncoderOptions
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return how this encoder was made; UnsupportedError if its model cannot be loaded anew."""
+        """Return how this encoder was made; UnsupportedError if its model cannot be reloaded."""
         if self.backend.model.is_shared:
             raise unsupported("pickle and deepcopy here", _LOAD_BY_NAME)
         return self._state()

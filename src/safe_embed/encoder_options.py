@@ -154,7 +154,7 @@ class EncoderOptions:
             When memory must be given back, and when calls wait for it.
 
         Raises:
-            ConfigError: If it asks for a new model, and the model cannot be loaded anew; if the
+            ConfigError: If it asks for a new model, and the model cannot be reloaded; if the
                 hard limit is not valid.
         """
         policy = default_policy() if self.reload == "default" else resolve_policy(self.reload)
@@ -162,7 +162,7 @@ class EncoderOptions:
             raise ConfigError(
                 both(
                     f"reload={printed(policy)} asks for a new model, but the model was loaded "
-                    "elsewhere and cannot be loaded anew here. Pass a name, a folder or a loader, "
+                    "elsewhere and cannot be reloaded here. Pass a name, a folder or a loader, "
                     "or another policy.",
                     f"reload={printed(policy)} はモデルの読み込み直しを求めますが、読み込み済みの"
                     "モデルではできません。モデル名、フォルダー、ローダーのどれかか、ほかの"

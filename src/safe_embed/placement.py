@@ -55,7 +55,7 @@ class Placement:
 
         Raises:
             ConfigError: If an argument is no device; or if weights of 16 bits would be cast to
-                another type, which a model that is loaded anew would not equal.
+                another type, which a model that is reloaded would not equal.
         """
         device, dtype = _target(*args, **kwargs)
         self._check_cast(dtype)

@@ -69,7 +69,7 @@ class Backend(Protocol):
         ...
 
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
-        """Load the model anew, and wait for that; calls go on meanwhile.
+        """Reload the model, and wait for that; calls go on meanwhile.
 
         Args:
             reason: Why, for log and ``stats``.

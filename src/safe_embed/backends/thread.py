@@ -109,7 +109,7 @@ class ThreadBackend:
         loop.post(partial(loop.supervisor.configure, loop.model.change(**changes)))
 
     def reload(self, reason: str, *, keep_tokenizer: bool = False) -> None:
-        """Load the model anew; see :meth:`Backend.reload`."""
+        """Reload the model; see :meth:`Backend.reload`."""
         loop = self._checked
 
         def request(future: Future[Any]) -> None:

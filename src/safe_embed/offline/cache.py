@@ -175,7 +175,7 @@ def _require_whole(folder: Path) -> None:
     raise ConfigError(
         both(
             f"The offline model is damaged: {damaged} in {folder} is missing or incomplete. Remove "
-            f"the folder, and it is built anew with the next SafeEncoder('offline'): {command}",
+            f"the folder, and it is rebuilt by the next SafeEncoder('offline'): {command}",
             f"オフラインモデルが壊れています。{folder} の {damaged} がないか、途中で切れています。"
             f"フォルダーを消せば、次の SafeEncoder('offline') で作り直します: {command}",
         )

@@ -107,7 +107,7 @@ class ModelSwap:
         self._trim()
 
     def tokenizer(self) -> None:
-        """Build the tokenizer anew from its own state, which holds no cache."""
+        """Rebuild the tokenizer from its own state, which holds no cache."""
         dropped = _watched(self._engine.tokenizer)
         fresh = deepcopy(self._engine.tokenizer)
         bound_tokenizer_cache(fresh)
@@ -117,7 +117,7 @@ class ModelSwap:
         self._give_back(dropped)
 
     def model(self, tokenizer: Any, *, after_drop: bool = False) -> Iterator[None]:
-        """Load the model anew: beside the old one while there is room for both, else after it.
+        """Reload the model: beside the old one while there is room for both, else after it.
 
         Args:
             tokenizer: The one to keep; ``None`` for a new one.

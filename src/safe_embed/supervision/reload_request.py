@@ -60,7 +60,7 @@ class ReloadRequest:
         )
         failed = ReloadError(
             both(
-                f"The model could not be loaded anew; {left}. See the error before this one.",
+                f"The model could not be reloaded; {left}. See the error before this one.",
                 f"モデルを読み込み直せませんでした。{left_ja}。直前のエラーを見てください。",
             )
         )
@@ -92,7 +92,7 @@ def not_loaded_here() -> ReloadError:
     """
     return ReloadError(
         both(
-            "The model was loaded elsewhere and cannot be loaded anew here. Pass a name, a "
+            "The model was loaded elsewhere and cannot be reloaded here. Pass a name, a "
             "folder or a loader to SafeEncoder instead of a SentenceTransformer.",
             "読み込み済みの SentenceTransformer は読み込み直せません。SafeEncoder には、モデル名、"
             "フォルダー、ローダーのどれかを渡してください。",

@@ -202,7 +202,7 @@ class Supervisor:
     # A new model on request
 
     def request_reload(self, request: ReloadRequest) -> None:
-        """Let :meth:`watch` load model and tokenizer anew, because a caller asks for it.
+        """Let :meth:`watch` reload model and tokenizer, because a caller asks for it.
 
         Args:
             request: Is told what became of it.
@@ -334,12 +334,12 @@ class Supervisor:
         return remedies
 
     def _renew_model(self) -> Iterator[None]:
-        """Load the model anew. Its tokenizer stays, unless it cannot be made to forget."""
+        """Reload the model. Its tokenizer stays, unless it cannot be made to forget."""
         tokenizer = self.engine.tokenizer
         return self._renew(tokenizer if forgets(tokenizer) else None)
 
     def _renew(self, tokenizer: Any) -> Iterator[None]:
-        """Load the model anew, with this tokenizer or one of its own, and count from there."""
+        """Reload the model, with this tokenizer or one of its own, and count from there."""
         reason = self._climbs_for
         yield from self._beside(self.swap.model(tokenizer, after_drop=self.holds_back))
         self._mark.loaded(self._measure())

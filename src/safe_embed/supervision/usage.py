@@ -50,7 +50,7 @@ class UsageMeter:
         self.begin()
 
     def begin(self, *, is_for_bound: bool = False) -> None:
-        """Begin to count anew, after a load.
+        """Reset the counts, after a load.
 
         Args:
             is_for_bound: Whether the model before it exceeded a bound.

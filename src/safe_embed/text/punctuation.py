@@ -176,7 +176,7 @@ class PunctuationSplitter:
         """Return a splitter for the spans of this one, with its names, marks and line breaks.
 
         Lines that are not wrapped were cut apart by this splitter, so what it left together is
-        held for wrapped unless its lines are of different widths.
+        taken to be wrapped unless its lines are of different widths.
 
         Args:
             level: The finest cut.

@@ -41,7 +41,7 @@ def wraps(text: str, *, part: bool = False) -> frozenset[int]:
     Args:
         text: Any string.
         part: Whether the text is a part of another, whose lines that are not wrapped are cut apart
-            already: then lines are held for wrapped unless they are of different widths.
+            already: then lines are taken to be wrapped unless they are of different widths.
 
     Returns:
         The position behind each of these line breaks.

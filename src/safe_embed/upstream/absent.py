@@ -27,13 +27,13 @@ TRAIN = Way(
 )
 # A fresh model would lack every change of this kind: nobody could tell why vectors differ.
 CHANGE = Way(
-    "its model is loaded anew to give memory back, so change the model inside a function that "
+    "its model is reloaded to give memory back, so change the model inside a function that "
     "returns it, and pass that function: SafeEncoder(load)",
     "モデルは作り直されます。変更を済ませた SentenceTransformer を返す関数を SafeEncoder に"
     "渡してください。",
 )
 INSIDE = Way(
-    "its model is loaded anew to give memory back and is not handed out, so look into "
+    "its model is reloaded to give memory back and is not handed out, so look into "
     "SentenceTransformer(name), or keep the SentenceTransformer that you pass to SafeEncoder",
     "モデルは作り直されるので、中身は渡せません。SentenceTransformer(モデル名) の中を"
     "見るか、SafeEncoder に渡した SentenceTransformer を使ってください。",

@@ -260,7 +260,7 @@ def sentence_transformer() -> type[SentenceTransformer]:
 
 
 def assemble(modules: Iterable[Any], options: Mapping[str, Any]) -> SentenceTransformer:
-    """Put a SentenceTransformer together from modules; it cannot be loaded anew.
+    """Put a SentenceTransformer together from modules; it cannot be reloaded.
 
     Args:
         modules: Modules of torch, in order, such as a Transformer and a Pooling.

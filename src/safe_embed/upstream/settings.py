@@ -163,7 +163,7 @@ class ModelState:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the user has loaded the model, so that it cannot be loaded anew."""
+        """Whether the user has loaded the model, so that it cannot be reloaded."""
         return False
 
     def model_card_data(self) -> Any:
@@ -216,7 +216,7 @@ class SharedModelState(ModelState):
 
     @property
     def is_shared(self) -> bool:
-        """Whether the user has loaded the model, so that it cannot be loaded anew."""
+        """Whether the user has loaded the model, so that it cannot be reloaded."""
         return True
 
     def model_card_data(self) -> Any:

@@ -33,7 +33,7 @@ def share_mecab(tokenizer: Any) -> None:
 
 
 def _reduced(tokenizer: Any) -> tuple[Any, ...]:
-    """Say how to build a tokenizer anew: from its state, which has no tagger in it."""
+    """Return how to rebuild a tokenizer: from its state, which has no tagger in it."""
     return _rebuilt, (type(tokenizer), tokenizer.__getstate__())
 
 
