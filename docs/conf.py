@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
     # Types of the standard library.
     (r"py:.*", r"(collections|os|pathlib|re|typing)\..*"),
     # Names for a choice of literals: the docstring lists the choices where the name is used.
-    (r"py:class", r"Mode|OnLong|Pooling|PoolingFunction|Precision|SplitterLike"),
+    (r"py:class", r"Mode|OnLong|Pooling|PoolingFunction|Precision|SplitterLike|WhenFull"),
     # A number inside a module, named in a docstring for those who read the source.
     (r"py:data", r"WINDOW_CHARS"),
 ]
