@@ -88,12 +88,15 @@ class Watched:
     """
 
     def __init__(self, group: Path | None) -> None:
+        if group is not None:  # before anything is imported that shall count
+            try:
+                (group / "cgroup.procs").write_text("0")
+            except OSError:  # a group may be made and not joined, as in some containers
+                group = None
         self._group = group
         names = [names for names in _GROUPS if group is not None and Path(names[0]) == group.parent]
         self._names = names[0] if names else None
         self.kind = "RLIMIT_AS" if group is None else "cgroup"
-        if group is not None:  # before anything is imported that shall count
-            (group / "cgroup.procs").write_text("0")
 
     def used_bytes(self, pid: int) -> int:
         """What counts against the limit: without page cache, or the size of the process."""
