@@ -100,7 +100,7 @@ def test_many_texts_are_checked_and_finished_elsewhere(
     encoder: SafeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list of thousands: neither its check nor its vectors are the loop's."""
-    from safe_embed import encoding
+    from safe_embed import encoding, waiting
 
     threads: list[threading.Thread] = []
 
@@ -111,7 +111,7 @@ def test_many_texts_are_checked_and_finished_elsewhere(
 
         return call
 
-    monkeypatch.setattr(encoding, "check_texts", noting(encoding.check_texts))
+    monkeypatch.setattr(waiting, "check_texts", noting(waiting.check_texts))
     monkeypatch.setattr(encoding, "in_form", noting(encoding.in_form))
     assert (2000, 32) == asyncio.run(encoder.aencode(["雨"] * 2000)).shape
     assert 2 == len(threads)
