@@ -135,8 +135,8 @@ class Usage:
         tokens: Number of tokens since the model was loaded, with special tokens and prompts.
         seconds: Time since the model was loaded.
         sample: The newest memory measurement of the process that holds the model.
-        baseline: The smallest measurement after warm-up, taken while no call was running, and what
-            is held outside the encoder since; ``None`` until the warm-up is over.
+        baseline: The smallest measurement after warm-up, taken while no call was running; ``None``
+            until the warm-up is over.
         seconds_since_remedy: Time since any rung was last taken or failed; ``None`` if never.
         seconds_since_renewal: Time since a rung above ``TRIM`` was last taken; ``None`` if never.
         luck: A random number in [0, 1), drawn for every loaded model. Policies multiply their
@@ -214,19 +214,18 @@ class Event:
     Attributes:
         kind: ``"remedy"`` (a rung was taken; a trim only if it gave something back), ``"failed"``
             (a rung failed; the old model stays in use), ``"unreached"`` (all allowed rungs were
-            taken and the bound is still exceeded), ``"outside"`` (what exceeds the bound is held
-            outside this encoder; it counts as growth no more), or ``"died"`` (a worker process
-            ended unexpectedly; it is replaced and its work repeated).
+            taken and the bound is still exceeded), or ``"died"`` (a worker process ended
+            unexpectedly; it is replaced and its work repeated).
         reason: Why the rung was taken, such as the text of the policy's
             :class:`~safe_embed.policies.Reason`.
-        rung: The rung that was taken; for ``"unreached"`` and ``"outside"`` the highest of them.
+        rung: The rung that was taken; for ``"unreached"`` the highest one.
         before: The measurement before the rung.
         after: The measurement after the rung.
         seconds: Duration.
         error: For ``"failed"``, the type name of the exception, without its message; else ``None``.
     """
 
-    kind: Literal["remedy", "failed", "unreached", "outside", "died"]
+    kind: Literal["remedy", "failed", "unreached", "died"]
     reason: str
     rung: Rung
     before: MemorySample

@@ -26,8 +26,6 @@ class HardMark:
         self._limit = limit
         self._growths: deque[int] = deque(maxlen=_RECENT_TASKS)
         self._before = loaded
-        # Whether a task has ended that was too short to be measured.
-        self._is_owed = False
         self._ceiling = math.inf
         self.loaded(loaded)
 
@@ -45,25 +43,18 @@ class HardMark:
         Args:
             sample: A measurement.
         """
-        if not self._is_owed:
-            self._before = sample
+        self._before = sample
 
-    def task_ended(self, sample: MemorySample) -> int:
+    def task_ended(self, sample: MemorySample) -> None:
         """Take note of what is held after a task.
 
         Args:
-            sample: A measurement; of a task that was too short for one, that before it.
-
-        Returns:
-            How much more that is than before; 0 for a short task, which counts with the next one.
+            sample: A measurement.
         """
-        self._is_owed = sample is self._before
-        if self._is_owed:
-            return 0
-        growth = (sample.held_bytes or 0) - (self._before.held_bytes or 0)
-        self._growths.append(max(0, growth))
-        self._before = sample
-        return growth
+        if sample is not self._before:
+            growth = (sample.held_bytes or 0) - (self._before.held_bytes or 0)
+            self._growths.append(max(0, growth))
+            self._before = sample
 
     def reserve(self, sample: MemorySample, load_bytes: int) -> None:
         """Keep room for a model that is about to be loaded beside this one, while calls go on.

@@ -35,7 +35,6 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
 from safe_embed.supervision.hard_mark import HardMark
 from safe_embed.supervision.model_swap import ModelSwap
-from safe_embed.supervision.outside import OutsideGrowth
 from safe_embed.supervision.reload_request import ReloadRequest, model_is_lost, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
 from safe_embed.upstream.settings import ModelFacts, ModelSettings
@@ -89,8 +88,8 @@ class Supervisor:
         self.engine = Engine(settings, model, source.tokenizer_of(model))
         self.engine.unpadded = not settings.few_shapes and is_supported(model)
         bound_tokenizer_cache(self.engine.tokenizer)
-        self._trim = partial(trim, model.device.type)
-        self._sampler = given.sampler(model.device.type, min_seconds=_LOOK_SECONDS)
+        self._device = model.device.type
+        self._sampler = given.sampler(self._device, min_seconds=_LOOK_SECONDS)
         after = self._sampler.take(fresh=True)
         self._mark = HardMark(hard_limit_of(policy), after)
         self.holds_back = False
@@ -109,7 +108,6 @@ class Supervisor:
         self._reloads = 0
         self._below_need: BelowNeed | None = None
         self.meter = UsageMeter(self._sampler, self._trim, given.clock)
-        self._outside = OutsideGrowth(self.meter, self._report, is_alone=self.handover.is_possible)
 
     def facts(self, *, with_canary: bool) -> ModelFacts:
         """Say what is known of the model as it was loaded; to be asked before any work.
@@ -169,8 +167,8 @@ class Supervisor:
         self._mark.task_begins(self._sampler.take())
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)
-        self._outside.add(self._mark.task_ended(self._sampler.take()))
-        self._ask_mark(self.meter.usage(self._ladder))
+        self._mark.task_ended(self._sampler.take())
+        self._ask_mark(self._usage())
         return outcome
 
     def watch(self, *, is_quiet: bool = True) -> bool:
@@ -256,7 +254,7 @@ class Supervisor:
         """Ask the policy; give the climb that it asks for."""
         if self.swap.is_lost:
             return None
-        usage = self.meter.usage(self._ladder)
+        usage = self._usage()
         self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
         reason = self._ask_mark(usage) or self._ask_policy(usage)
         # What is only forecast says nothing of what the process needs.
@@ -271,8 +269,6 @@ class Supervisor:
         self._climbs_for = reason
         if reason is None:
             return None
-        if self._outside.explains(reason, usage.sample):
-            return self._outside.report(reason, self._ladder)
         if is_below_need:
             return self._report_below_need(reason, usage.sample)
         return self._ladder.climb(reason, usage.sample)
@@ -283,11 +279,14 @@ class Supervisor:
 
     def _ask_mark(self, usage: Usage) -> Reason | None:
         """Hold tasks back where the hard limit is passed, and memory can be given back."""
-        reason, sample = self._mark.reason(usage), usage.sample
-        if reason is not None and self._ladder.is_hopeless(reason, sample):
+        reason = self._mark.reason(usage)
+        if reason is not None and self._ladder.is_hopeless(reason, usage.sample):
             reason = None
-        self.holds_back = not self._outside.explains(reason, sample) and reason is not None
+        self.holds_back = reason is not None
         return reason
+
+    def _usage(self) -> Usage:
+        return self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
 
     def _report_below_need(self, reason: Reason, sample: MemorySample) -> Iterator[None]:
         """Report once that a new model does not keep a bound, if a trim does not help either."""
@@ -302,7 +301,6 @@ class Supervisor:
 
     def _beside(self, loading: Iterator[None]) -> Iterator[None]:
         """Keep room for another model while it loads, and calls go on."""
-        self._outside.load_begins()
         self._mark.reserve(self._measure(), self.swap.load_bytes)
         try:
             yield from loading
@@ -315,8 +313,6 @@ class Supervisor:
     def _report(self, event: Event) -> None:
         """Report a step to log, stats and hooks."""
         self.meter.note(event)
-        if self._outside.told_apart(event, self._climbs_for, self._ladder.highest_rung):
-            return
         log_event(event)
         self._log.add(event)
 
@@ -332,6 +328,9 @@ class Supervisor:
         if self.handover.is_possible:
             remedies[Rung.PROCESS] = self._replace_process
         return remedies
+
+    def _trim(self) -> None:
+        trim(self._device)
 
     def _renew_model(self) -> Iterator[None]:
         """Reload the model. Its tokenizer stays, unless it cannot be made to forget."""
