@@ -147,6 +147,7 @@ _SIGNALS = """
 import os, signal, subprocess, sys
 from safe_embed.ipc.signals import held_back, leave_to_parent
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 ask = "import signal; print([signal.getsignal(n) == signal.SIG_DFL for n in (15, 1)], flush=True)"
 with held_back():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

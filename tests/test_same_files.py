@@ -245,7 +245,8 @@ class FakeHandle:
         self.facts = self.baseline = self.deadline = self.error = None
         workers.handles.append(self)
         self.pid, self.sample, self.ending = 0, UNKNOWN, "it was no process"
-        self.is_leaving = self.is_free = False
+        self.is_leaving = self.is_free = self.holds_back = False
+        self.is_loaded = True
         self._workers, self._said, self._ended = workers, said, ended
 
     def send(self, message: Any) -> None:

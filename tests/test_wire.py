@@ -327,7 +327,7 @@ def test_a_result_that_cannot_be_pickled_is_an_error(
     """The worker says so and lives on: it is not as if it had died of the task."""
     ours, theirs = connections
     outcomes = [Outcome([threading.Lock()]), Outcome(["fine"])]
-    supervisor: Any = SimpleNamespace(do=lambda task: outcomes.pop(0))
+    supervisor: Any = SimpleNamespace(do=lambda task: outcomes.pop(0), holds_back=False)
     worker = Worker(theirs, SimpleQueue(), supervisor, reports_start=False, idle_seconds=1.0)
     task = ChunkTexts(["雨"], "", 512, want_spans=False, first_index=0)
     for _ in range(2):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from safe_embed.memory.hard_limit import HardLimit
 from safe_embed.memory.limits import room_beside
 from safe_embed.memory.sizes import format_mib
 from safe_embed.memory.types import MemorySample, Reason, Usage
+
+logger = logging.getLogger("safe_embed")
 
 # Of so many tasks the largest growth is what the next one may add: a peak of long ago says nothing.
 _RECENT_TASKS = 16
@@ -90,3 +95,16 @@ class HardMark:
     def _batch_bytes(self) -> int:
         """What a task is expected to add at most."""
         return max(self._growths, default=0)
+
+
+@contextmanager
+def no_call_fails() -> Iterator[None]:
+    """Log an error of a look at memory: the call that is under way goes on.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 the system's files, or a sampler of a test
+        logger.warning("memory could not be looked at: %s", type(error).__name__)

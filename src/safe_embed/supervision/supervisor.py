@@ -33,7 +33,7 @@ from safe_embed.memory.types import (
 )
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
-from safe_embed.supervision.hard_mark import HardMark
+from safe_embed.supervision.hard_mark import HardMark, no_call_fails
 from safe_embed.supervision.model_swap import ModelSwap
 from safe_embed.supervision.reload_request import ReloadRequest, model_is_lost, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
@@ -164,11 +164,13 @@ class Supervisor:
                 pass
         if self.swap.is_lost:
             raise model_is_lost()
-        self._mark.task_begins(self._sampler.take())
+        with no_call_fails():
+            self._mark.task_begins(self._sampler.take())
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)
-        self._mark.task_ended(self._sampler.take())
-        self._ask_mark(self._usage())
+        with no_call_fails():
+            self._mark.task_ended(self._sampler.take())
+            self._ask_mark(self._usage())
         return outcome
 
     def watch(self, *, is_quiet: bool = True) -> bool:
