@@ -240,7 +240,7 @@ def test_settings_can_be_read_and_set_at_any_time(
 @pytest.mark.parametrize("is_room", [True, False], ids=["beside", "after"])
 def test_a_reload_loses_no_call(make: Make, saved: Path, *, is_room: bool) -> None:
     """Calls of four threads, and reloads by hand and by policy: each result is right."""
-    backend = make(saved, EveryCalls(7, jitter=0), headroom=seams.Headroom(is_room))
+    backend = make(saved, EveryCalls(15, jitter=0), headroom=seams.Headroom(is_room))
     expected = embed(backend, TEXTS)
     with ThreadPoolExecutor(5) as pool:
         reload = pool.submit(backend.reload, "by hand")

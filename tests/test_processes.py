@@ -30,7 +30,7 @@ import seams
 from process_models import ERROR, MIB, POISON, SLEEP
 from safe_embed import SafeEncoder
 from safe_embed.errors import ConfigError, ReloadError, TextTooLongError, WorkerError
-from safe_embed.ipc import connection
+from safe_embed.ipc import spawn
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, Rung
 
@@ -759,7 +759,7 @@ def test_a_worker_that_reads_nothing_is_replaced(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while; what it was to do is done again, and it is said why."""
-    monkeypatch.setattr(connection, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(spawn, "SEND_SECONDS", 1.0)
     options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
     text = models.long_text(40_000)
     with SafeEncoder(saved, **options) as reference:

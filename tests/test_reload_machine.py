@@ -215,7 +215,7 @@ class Reloads(RuleBasedStateMachine):
 
 TestReloads = Reloads.TestCase
 TestReloads.settings = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
