@@ -97,7 +97,9 @@ def test_each_rung_cures_what_no_cheaper_one_does(plant: str, rungs: int, small:
     found = measure("planted", small, plant=plant)
     assert found["grown"] > 90 * MIB
     names = ("TRIM", "TOKENIZER_CACHE", "TOKENIZER", "MODEL")
-    assert [f"remedy {name}" for name in names[:rungs]] == found["remedies"]
+    taken = [f"remedy {name}" for name in names[:rungs]]
+    # A trim that gives nothing back is not reported.
+    assert found["remedies"] in ([taken, taken[1:]] if rungs > 1 else [taken])
     assert found["left"] <= 48 * MIB
 
 
