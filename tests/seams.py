@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,17 @@ def wait_until(condition: Callable[[], object], seconds: float = _PATIENCE_SECON
     while not condition():
         assert time.monotonic() < end, "the state did not come"
         time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stop a process until it is killed, or the block ends: it does nothing, and reads nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def encoder_with(**conditions: Any) -> type[SafeEncoder]:

@@ -228,7 +228,7 @@ def test_a_caller_that_is_dropped_leaves_its_place() -> None:
     steps = caller()
     waits = next(steps)
     assert not waits.done()
-    # A done callback runs inside the turn that it is told of.
+    # The callback asks for a place while the admission still hands out places.
     waits.add_done_callback(lambda _: admission.enter(1, 0).leave())
     del first
     gc.collect()

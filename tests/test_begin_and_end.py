@@ -67,7 +67,7 @@ REFUSALS = [
 def test_whatever_a_start_raises_refuses_that_start_alone(
     apart: SafeEncoder, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """The caller is told the reason, and the old worker serves on."""
+    """reload() raises an error with the reason; the old worker goes on serving."""
     before = pids(apart)
 
     def fail(*_: object) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -182,17 +179,6 @@ def test_what_the_watch_slept_through_counts_against_nobody(*, deadline: bool) -
 # Processes that are really stopped
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Let a process do nothing until it is killed, or the block ends."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
 def pids(encoder: SafeEncoder) -> list[int]:
     """The workers that serve now."""
     return [one.pid for one in encoder.stats.workers]
@@ -222,7 +208,7 @@ def test_a_stopped_worker_is_replaced_at_whatever_moment(
     expected = encoder.encode("雨")
     encoder.backend.idle()
     [pid] = pids(encoder)
-    with ThreadPoolExecutor(5) as pool, stopped(pid):
+    with ThreadPoolExecutor(5) as pool, seams.stopped(pid):
         waiting = [pool.submit(partial(encoder.encode, "雨", **one)) for one in calls]
         seams.wait_until(lambda: not psutil.pid_exists(pid))
         for call in waiting:
@@ -234,7 +220,7 @@ def test_a_stopped_worker_is_replaced_at_whatever_moment(
 def test_a_replacement_that_stops_while_it_loads_is_given_up(
     encoder: SafeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old worker serves on, and the caller of reload() is told."""
+    """reload() raises an error; the old worker goes on serving."""
     monkeypatch.setattr(heartbeat, "LOADING_SECONDS", 3.0)
     [old] = pids(encoder)
     own = {child.pid for child in psutil.Process().children()}
@@ -242,7 +228,7 @@ def test_a_replacement_that_stops_while_it_loads_is_given_up(
         reload = pool.submit(encoder.reload)
         seams.wait_until(lambda: len(psutil.Process().children()) > len(own))
         [loading] = {child.pid for child in psutil.Process().children()} - own
-        with stopped(loading):
+        with seams.stopped(loading):
             error = reload.exception(PATIENCE_SECONDS)
     assert isinstance(error, WorkerError)
     assert "has not answered" in str(error)

@@ -160,7 +160,7 @@ def test_examples_of_the_rules_hold() -> None:
 def test_every_rule_decides_something(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any one rule an example comes out differently."""
     monkeypatch.setattr(bunsetsu, "RULES", RULES[:i] + RULES[i + 1 :])
-    monkeypatch.setattr(morphemes, "_ANALYSERS", {})  # the others know what the rules said
+    monkeypatch.setattr(morphemes, "_ANALYSERS", {})  # they have compiled the rules
 
     assert any(
         expected.split("|") != pieces(MorphemeSplitter(), text)

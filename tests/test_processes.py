@@ -721,17 +721,6 @@ def test_looking_after_memory_is_no_hanging(saved: Path, reference: SafeEncoder)
         assert [] == kinds(encoder)
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Let a process do nothing, and read nothing, for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_a_worker_that_reads_nothing_makes_no_other_one_wait(saved: Path) -> None:
     """Calls go on at the other one meanwhile; where it reads again, nothing has been lost."""
     options: dict[str, Any] = {"reload": None, "device": "cpu", "on_long": "truncate"}
@@ -743,7 +732,7 @@ def test_a_worker_that_reads_nothing_makes_no_other_one_wait(saved: Path) -> Non
         ThreadPoolExecutor(1) as pool,
     ):
         before = pids(encoder)
-        with stopped(before[0]):
+        with seams.stopped(before[0]):
             large = pool.submit(encoder.encode, text)
             seams.wait_until(flushes)
             for _ in range(10):
@@ -769,7 +758,7 @@ def test_a_worker_that_reads_nothing_is_replaced(
         ThreadPoolExecutor(3) as pool,
     ):
         before = pids(encoder)
-        with stopped(before[0]):
+        with seams.stopped(before[0]):
             found = list(pool.map(encoder.encode, [[text, "雨"]] * 3))
             seams.wait_until(lambda: len(pids(encoder)) == 2 and before[0] not in pids(encoder))
         for one in found:
@@ -786,7 +775,7 @@ def test_closing_while_a_worker_reads_nothing(saved: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         [pid] = pids(encoder)
-        with stopped(pid):
+        with seams.stopped(pid):
             large = pool.submit(encoder.encode, models.long_text(40_000))
             seams.wait_until(flushes)
             encoder.close()

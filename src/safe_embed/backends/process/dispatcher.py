@@ -221,7 +221,7 @@ class Dispatcher(EventLoop):
                 self.calls.fail(pending[0], error)
 
     def _fail_calls(self, error: Callable[[], BaseException]) -> None:
-        # First those that wait for room, which the others make as they end.
+        # Calls that wait for room come first: calls under way make room when they end.
         self.admission.fail_waiting(error)
         self.calls.fail_all(error)
 
