@@ -85,6 +85,25 @@ class Clock:
 
 
 @dataclass(eq=False)
+class HeldMemory:
+    """Measures a process that holds what a test says; stands for the class of the sampler, too."""
+
+    held_mib: int = 500
+
+    def __call__(self, *_: Any, **__: Any) -> HeldMemory:
+        """Make a sampler."""
+        return self
+
+    def hold(self, held_mib: int) -> None:
+        """Let the process hold so much from now on."""
+        self.held_mib = held_mib
+
+    def take(self, **_: Any) -> MemorySample:
+        """Measure."""
+        return MemorySample(time.monotonic(), rss_anon_bytes=self.held_mib * 2**20)
+
+
+@dataclass(eq=False)
 class Headroom:
     """Whether a second model fits beside the first, as a test says."""
 

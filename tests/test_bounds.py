@@ -214,7 +214,7 @@ def test_a_peak_of_the_users_own_leaves_the_bound_as_it_was(
         warm_up(encoder)
         ballast.append(np.ones(500 * MIB, np.uint8))
         encoder.encode("雨")
-        wait_until(lambda: "unreached" in [one.kind for one in events])
+        wait_until(lambda: "outside" in [one.kind for one in events])
         ballast.clear()
         for _ in range(20):
             encoder.encode("雨")

@@ -143,6 +143,10 @@ class Ladder:
         """Record, without a report, that no rung up to *at_most* gets below *floor_bytes*."""
         self._misses[at_most] = Miss(0, floor_bytes, floor_bytes, -math.inf, times)
 
+    def forget(self, at_most: Rung) -> None:
+        """Delete the record that the rungs up to *at_most* missed a bound, which others exceed."""
+        self._misses.pop(at_most, None)
+
     def look(self, sample: MemorySample, *, need_bytes: float = 0) -> None:
         """Update the recorded misses by a sample taken between two climbs.
 

@@ -214,18 +214,19 @@ class Event:
     Attributes:
         kind: ``"remedy"`` (a rung was taken; a trim only if it gave something back), ``"failed"``
             (a rung failed; the old model stays in use), ``"unreached"`` (all allowed rungs were
-            taken and the bound is still exceeded), or ``"died"`` (a worker process ended
+            taken and the bound is still exceeded), ``"outside"`` (the same, and a new model shows
+            that it is held outside this encoder), or ``"died"`` (a worker process ended
             unexpectedly; it is replaced and its work repeated).
         reason: Why the rung was taken, such as the text of the policy's
             :class:`~safe_embed.policies.Reason`.
-        rung: The rung that was taken; for ``"unreached"`` the highest one.
+        rung: The rung that was taken; for ``"unreached"`` and ``"outside"`` the highest of them.
         before: The measurement before the rung.
         after: The measurement after the rung.
         seconds: Duration.
         error: For ``"failed"``, the type name of the exception, without its message; else ``None``.
     """
 
-    kind: Literal["remedy", "failed", "unreached", "died"]
+    kind: Literal["remedy", "failed", "unreached", "outside", "died"]
     reason: str
     rung: Rung
     before: MemorySample

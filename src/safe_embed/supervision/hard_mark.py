@@ -50,16 +50,21 @@ class HardMark:
         """
         self._before = sample
 
-    def task_ended(self, sample: MemorySample) -> None:
+    def task_ended(self, sample: MemorySample) -> int:
         """Take note of what is held after a task.
 
         Args:
-            sample: A measurement.
+            sample: A measurement; of a task that was too short for one, that before it.
+
+        Returns:
+            How much more that is than before the task, in bytes.
         """
-        if sample is not self._before:
-            growth = (sample.held_bytes or 0) - (self._before.held_bytes or 0)
-            self._growths.append(max(0, growth))
-            self._before = sample
+        if sample is self._before:
+            return 0
+        growth = (sample.held_bytes or 0) - (self._before.held_bytes or 0)
+        self._growths.append(max(0, growth))
+        self._before = sample
+        return growth
 
     def reserve(self, sample: MemorySample, load_bytes: int) -> None:
         """Keep room for a model that is about to be loaded beside this one, while calls go on.

@@ -35,6 +35,7 @@ from safe_embed.supervision.conditions import Conditions
 from safe_embed.supervision.handover import Handover
 from safe_embed.supervision.hard_mark import HardMark, no_call_fails
 from safe_embed.supervision.model_swap import ModelSwap
+from safe_embed.supervision.outside import OutsideGrowth
 from safe_embed.supervision.reload_request import ReloadRequest, model_is_lost, not_loaded_here
 from safe_embed.supervision.usage import UsageMeter
 from safe_embed.upstream.settings import ModelFacts, ModelSettings
@@ -88,8 +89,8 @@ class Supervisor:
         self.engine = Engine(settings, model, source.tokenizer_of(model))
         self.engine.unpadded = not settings.few_shapes and is_supported(model)
         bound_tokenizer_cache(self.engine.tokenizer)
-        self._device = model.device.type
-        self._sampler = given.sampler(self._device, min_seconds=_LOOK_SECONDS)
+        self._trim = partial(trim, model.device.type)
+        self._sampler = given.sampler(model.device.type, min_seconds=_LOOK_SECONDS)
         after = self._sampler.take(fresh=True)
         self._mark = HardMark(hard_limit_of(policy), after)
         self.holds_back = False
@@ -108,6 +109,7 @@ class Supervisor:
         self._reloads = 0
         self._below_need: BelowNeed | None = None
         self.meter = UsageMeter(self._sampler, self._trim, given.clock)
+        self._outside = OutsideGrowth(self.meter, is_alone=self.handover.is_possible)
 
     def facts(self, *, with_canary: bool) -> ModelFacts:
         """Say what is known of the model as it was loaded; to be asked before any work.
@@ -123,13 +125,8 @@ class Supervisor:
     @property
     def stats(self) -> Stats:
         """Counts of the work since the encoder was made, and memory, as of now."""
-        return Stats(
-            *self.meter.done,
-            self._reloads,
-            self._sampler.take(),
-            self.meter.baseline,
-            tuple(self._log.events),
-        )
+        events = tuple(self._log.events)
+        return Stats(*self.meter.done, self._reloads, self.sample, self.meter.baseline, events)
 
     @property
     def sample(self) -> MemorySample:
@@ -165,12 +162,12 @@ class Supervisor:
         if self.swap.is_lost:
             raise model_is_lost()
         with no_call_fails():
-            self._mark.task_begins(self._sampler.take())
+            self._mark.task_begins(self._measure(fresh=self._outside.is_measured))
         outcome = self.engine.do(task)
         self.meter.count(outcome.work)
         with no_call_fails():
-            self._mark.task_ended(self._sampler.take())
-            self._ask_mark(self._usage())
+            self._outside.add(self._mark.task_ended(self._measure(fresh=self._outside.is_measured)))
+            self._ask_mark(self.meter.usage(self._ladder))
         return outcome
 
     def watch(self, *, is_quiet: bool = True) -> bool:
@@ -256,8 +253,9 @@ class Supervisor:
         """Ask the policy; give the climb that it asks for."""
         if self.swap.is_lost:
             return None
-        usage = self._usage()
+        usage = self.meter.usage(self._ladder)
         self._ladder.look(usage.sample, need_bytes=self.meter.baseline_bytes)
+        self._outside.look(usage.sample)
         reason = self._ask_mark(usage) or self._ask_policy(usage)
         # What is only forecast says nothing of what the process needs.
         is_below_need = reason is not None and self.meter.is_below_need(reason, usage)
@@ -271,6 +269,8 @@ class Supervisor:
         self._climbs_for = reason
         if reason is None:
             return None
+        if self._outside.explains(reason, usage.sample):
+            return self._ladder.climb(replace(reason, at_most=Rung.TRIM), usage.sample)
         if is_below_need:
             return self._report_below_need(reason, usage.sample)
         return self._ladder.climb(reason, usage.sample)
@@ -281,14 +281,14 @@ class Supervisor:
 
     def _ask_mark(self, usage: Usage) -> Reason | None:
         """Hold tasks back where the hard limit is passed, and memory can be given back."""
-        reason = self._mark.reason(usage)
-        if reason is not None and self._ladder.is_hopeless(reason, usage.sample):
+        reason, no_use = (
+            self._mark.reason(usage),
+            (self._ladder.is_hopeless, self._outside.explains),
+        )
+        if reason is not None and any(tells(reason, usage.sample) for tells in no_use):
             reason = None
         self.holds_back = reason is not None
         return reason
-
-    def _usage(self) -> Usage:
-        return self.meter.usage(self._ladder.missed, self._ladder.highest_rung)
 
     def _report_below_need(self, reason: Reason, sample: MemorySample) -> Iterator[None]:
         """Report once that a new model does not keep a bound, if a trim does not help either."""
@@ -305,18 +305,20 @@ class Supervisor:
         """Keep room for another model while it loads, and calls go on."""
         self._mark.reserve(self._measure(), self.swap.load_bytes)
         try:
-            yield from loading
+            with self._outside.loading():
+                yield from loading
         finally:
             self._mark.release()
 
-    def _measure(self) -> MemorySample:
-        return self._sampler.take(fresh=True, fresh_heap=False)
+    def _measure(self, *, fresh: bool = True) -> MemorySample:
+        return self._sampler.take(fresh=fresh, fresh_heap=False)
 
     def _report(self, event: Event) -> None:
         """Report a step to log, stats and hooks."""
         self.meter.note(event)
-        log_event(event)
-        self._log.add(event)
+        if (told := self._outside.told_apart(event, self._climbs_for, self._ladder)) is not None:
+            log_event(told)
+            self._log.add(told)
 
     def _remedies(self) -> dict[Rung, Remedy]:
         """List what can be done for this model."""
@@ -330,9 +332,6 @@ class Supervisor:
         if self.handover.is_possible:
             remedies[Rung.PROCESS] = self._replace_process
         return remedies
-
-    def _trim(self) -> None:
-        trim(self._device)
 
     def _renew_model(self) -> Iterator[None]:
         """Reload the model. Its tokenizer stays, unless it cannot be made to forget."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from safe_embed.inference.tasks import Work
-from safe_embed.memory.types import Event, MemorySample, Missed, Reason, Rung, Usage
+from safe_embed.memory.ladder import Ladder
+from safe_embed.memory.types import Event, MemorySample, Reason, Rung, Usage
 from safe_embed.supervision.conditions import TakesSamples
 
 # After so many calls, or so much of a long one, the process holds what it needs to work, and growth
@@ -138,12 +139,11 @@ class UsageMeter:
             self._renewal_rung = event.rung
             self._held_after_renewal = event.after.held_bytes
 
-    def usage(self, missed: Mapping[Rung, Missed], highest_rung: Rung) -> Usage:
+    def usage(self, ladder: Ladder) -> Usage:
         """Look at everything.
 
         Args:
-            missed: The bounds that were missed.
-            highest_rung: The highest rung that can be taken here.
+            ladder: Knows the bounds that were missed, and the highest rung that can be taken here.
 
         Returns:
             What a policy is asked about.
@@ -165,8 +165,8 @@ class UsageMeter:
             self._luck,
             self._renewal_rung,
             self._held_after_renewal,
-            missed,
-            highest_rung,
+            ladder.missed,
+            ladder.highest_rung,
         )
 
 
