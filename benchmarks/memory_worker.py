@@ -423,7 +423,8 @@ def one_text(
 ) -> dict[str, float | int]:
     """Plan or encode one endless text, and watch how high RssAnon goes, here and in workers."""
     text = (ENDLESS[kind] * chars)[:chars]
-    with SafeEncoder(model, device="cpu", reload=None, **options) as encoder:
+    # With the default policy: without trims the allocator keeps what was freed.
+    with SafeEncoder(model, device="cpu", **options) as encoder:
         getattr(encoder, call)(ENDLESS["sentences"] * 20)
         workers = [worker.pid for worker in encoder.stats.workers]
         before = [status(pid)["RssAnon"] for pid in workers]

@@ -143,6 +143,26 @@ def test_a_daemon_without_descriptors_is_sent_signals(saved: Path, tmp_path: Pat
     assert "2 []\n" == told.read_text()
 
 
+_CLOSED = """
+import os, sys
+folder, told = sys.argv[1:]
+for descriptor in (0, 1, 2):
+    os.close(descriptor)
+from safe_embed import SafeEncoder
+with SafeEncoder(folder, device="cpu") as encoder:
+    shape = encoder.encode("雨").shape
+with open(told, "w") as file:
+    print(*shape, file=file)
+"""
+
+
+def test_a_daemon_without_descriptors_loads_a_model_itself(saved: Path, tmp_path: Path) -> None:
+    """No progress bar is written to nothing; the process ends by itself."""
+    told = tmp_path / "told"
+    assert 0 == run(_CLOSED, saved, told).returncode
+    assert "32\n" == told.read_text()
+
+
 _SIGNALS = """
 import os, signal, subprocess, sys
 from safe_embed.ipc.signals import held_back, leave_to_parent

@@ -25,6 +25,7 @@ from safe_embed.upstream.kinds import (
     refuse_what_needs_arguments,
 )
 from safe_embed.upstream.patches import is_commit, kept, snapshot_of, uncycle
+from safe_embed.upstream.progress_bars import disable_unwritable_bars
 from safe_embed.upstream.shared_mecab import share_mecab, shared_mecab
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class ModelSource:
             del model  # of two revisions, perhaps: another one was published meanwhile
 
     def _fresh(self, tokenizer: Any) -> SentenceTransformer:
+        disable_unwritable_bars()
         with kept(tokenizer), shared_mecab():
             is_loader = callable(self.spec) and not self.is_loaded
             model = called("The loader", self.spec) if is_loader else self._load()
