@@ -22,7 +22,7 @@ EXAMPLES_BIN := .venv-examples/bin
 # How long a soak takes.
 MINUTES ?= 60
 
-.PHONY: help .venv demo test test-oldest examples soak check lint docs docs-open docs-check bench bench-smoke \
+.PHONY: help .venv demo test test-oldest examples hard-limit soak check lint docs docs-open docs-check bench bench-smoke \
 	bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
@@ -69,6 +69,10 @@ test-oldest: .venv-oldest/installed ## the tests that meet a model once more, wi
 examples: export HF_HUB_OFFLINE = 1
 examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, Chroma, BERTopic …; not in CI
 	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default --record
+
+hard-limit: export HF_HUB_OFFLINE = 1
+hard-limit: .venv ## calls that lose memory below a real limit, beside 8 busy loops: two hours; a record, too
+	$(BIN)/python benchmarks/hard_limit.py --record
 
 # The record of a run says what it covers; tests/test_run_records.py fails when that has changed.
 soak: export HF_HUB_OFFLINE = 1

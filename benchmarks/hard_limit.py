@@ -2,9 +2,7 @@
 
 A model loses memory with every call: natively in a process of its own, or with the model on a
 thread of this one. Busy loops take the processor from the loads. tests/test_hard_limit.py runs a
-small part of it.
-
-    python benchmarks/hard_limit.py --calls 1000 --lost-mib 1 10 50 --busy 8
+small part of it; `make hard-limit` runs all, and leaves a record.
 """
 
 from __future__ import annotations
@@ -18,16 +16,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import run_record
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 MIB = 2**20
 MODES = ("none", "process")
+# What the record of `make hard-limit` covers.
+ROOMS = ("backends", "ipc", "memory", "supervision")
 # Control groups of version 1 and 2: folder, file of the limit, of the highest use, of kills.
 _GROUPS = (
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "oom_control"),
@@ -201,6 +203,20 @@ def apart(isolation: str, lost_mib: int, calls: int, room_mib: int) -> dict[str,
     return row
 
 
+def faults_in(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Name what was not kept: a process was killed, a vector wrong, the growth too much."""
+    faults: list[str] = []
+    for row in rows:
+        name = f"{row['isolation']}, {row['lost_mib']} MiB a call"
+        if row["kills"]:
+            faults.append(f"{name}: killed ({row['kills']})")
+        if row.get("wrong"):
+            faults.append(f"{name}: {row['wrong']} wrong")
+        if row.get("growth_mib", 0) > row.get("most_growth_allowed_mib", 0):
+            faults.append(f"{name}: grew by {row['growth_mib']} MiB")
+    return faults
+
+
 def main() -> None:
     """Run what is asked for, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -210,6 +226,7 @@ def main() -> None:
     parser.add_argument("--room-mib", type=int, default=1000)
     parser.add_argument("--busy", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each row")
+    parser.add_argument("--record", action="store_true", help="leave a record in results/")
     parser.add_argument("--inside", choices=MODES)
     given = parser.parse_args()
     if given.inside:
@@ -217,13 +234,21 @@ def main() -> None:
         return
     if not given.json:
         print("| " + " | ".join(_COLUMNS) + " |\n" + "| --- " * len(_COLUMNS) + "|")
+    rows: list[dict[str, Any]] = []
+    began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(busy_loops(given.busy))
         for isolation in given.isolation:
             for lost in given.lost_mib:
                 row = apart(isolation, lost, given.calls, given.room_mib)
+                rows.append(row)
                 cells = " | ".join(str(row.get(name, "")) for name in _COLUMNS)
                 print(json.dumps(row) if given.json else f"| {cells} |", flush=True)
+    broken = faults_in(rows)
+    if given.record:
+        figures = {"busy loops": given.busy, "rows": rows, "broken": broken}
+        run_record.write("hard_limit", ROOMS, time.monotonic() - began, figures)
+    sys.exit("\n".join(broken) or 0)
 
 
 if __name__ == "__main__":

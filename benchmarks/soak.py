@@ -49,8 +49,7 @@ BOUND_MIB = 64
 # Of a text that leaks: the bound is reached again and again between two kills.
 LEAK_BYTES = 256 * 1024
 TIMEOUT_SECONDS = 20.0
-# Where callers of a process that grows are held up, as a share of the bound, and what a batch may add
-# beyond that.
+# Where callers of a process that grows are held up, in bounds, and what a batch may add to that.
 MOST_BOUNDS = 1.5
 BATCH_MIB = 8
 # Chunks of one text are in other batches every time. Source: upstream's own noise.

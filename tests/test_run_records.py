@@ -12,7 +12,7 @@ import pytest
 
 import run_record
 
-RECORDS = ("soak", "examples")
+RECORDS = ("soak", "examples", "hard_limit")
 FILES = [run_record.RESULTS / f"{name}.json" for name in RECORDS]
 
 
