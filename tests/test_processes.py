@@ -34,7 +34,10 @@ from safe_embed.ipc import spawn
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, Rung
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX"),
+    pytest.mark.usefixtures("forked_workers"),
+]
 
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]
 PLANTED = "合言葉は山川豊"
@@ -52,8 +55,11 @@ def reference(saved: Path) -> Iterator[SafeEncoder]:
 
 @pytest.fixture(scope="module")
 def apart(saved: Path) -> Iterator[SafeEncoder]:
-    """An encoder with one worker, for tests that do no harm."""
-    with SafeEncoder(saved, reload=None, device="cpu", isolation="process") as encoder:
+    """An encoder with one worker, begun as those of users are, for tests that do no harm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "subprocess", subprocess)
+        encoder = SafeEncoder(saved, reload=None, device="cpu", isolation="process")
+    with encoder:
         yield encoder
 
 
@@ -287,6 +293,7 @@ def test_a_pooling_of_ones_own_may_be_anything(saved: Path, reference: SafeEncod
         np.testing.assert_array_equal(first, encoder.encode(TEXTS))
 
 
+@pytest.mark.usefixtures("real_starts")  # variables that libraries read when they are imported
 def test_two_workers_share_the_work(saved: Path, reference: SafeEncoder, tmp_path: Path) -> None:
     """Batches go to whoever is free, results stay in order, and the workers share the cores."""
     texts = [models.long_text(30, start) for start in range(0, 600, 20)]
@@ -320,6 +327,7 @@ def test_pools_of_upstream_are_workers(apart: SafeEncoder, reference: SafeEncode
     assert children == len(psutil.Process().children())
 
 
+@pytest.mark.usefixtures("real_starts")  # which take long enough to see the loop go round
 def test_a_pool_for_one_call_does_not_block_the_loop(apart: SafeEncoder) -> None:
     """Its processes load elsewhere; the loop goes round meanwhile."""
     ticks = 0
