@@ -288,6 +288,7 @@ def test_no_hard_limit_where_memory_is_left_alone(saved: Path) -> None:
 
 
 @on_linux
+@pytest.mark.usefixtures("forked_workers")
 def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> None:
     """A replacement that does not come: the leak ends at the mark; all calls are done after it."""
     lost, mark = 8 * MIB, 120 * MIB
