@@ -308,11 +308,17 @@ def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> 
                     grown.append(held - base)
             return max(grown, default=0)
 
-        calls = [pool.submit(encoder.encode, "雨") for _ in range(100)]
-        seams.wait_until(lambda: look() > mark)
-        for _ in range(200):  # without the mark the other calls are done meanwhile
+        def rests() -> bool:
+            """Whether the worker has looked at its memory since the last call, as one without work."""
             look()
-            time.sleep(0.01)
+            return any(one.sample.elapsed_seconds > max(ended) for one in encoder.stats.workers)
+
+        ended: list[float] = []
+        calls = [pool.submit(encoder.encode, "雨") for _ in range(100)]
+        for call in calls:
+            call.add_done_callback(lambda _: ended.append(time.monotonic()))
+        seams.wait_until(lambda: look() > mark)
+        seams.wait_until(rests)  # without the mark, once all calls are done
         (tmp_path / "release").touch()
         for call in calls:
             np.testing.assert_array_equal(expected, call.result())
