@@ -570,7 +570,6 @@ def test_a_pickle_holds_no_weights(encoder: SafeEncoder) -> None:
 # Pools and the class itself
 
 
-@pytest.mark.slow
 @APART
 def test_upstream_stops_a_pool_of_workers(saved: str, expected: Any) -> None:
     """Libraries stop pools by the method of the class that they know."""

@@ -333,6 +333,7 @@ def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> 
 
 
 @on_linux
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["none", "process"])
 def test_the_system_kills_nothing(isolation: str) -> None:
     """45 calls lose 20 MiB each where 500 are left, in a control group, or else under RLIMIT_AS."""

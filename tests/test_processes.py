@@ -566,6 +566,7 @@ with SafeEncoder(folder, reload=policy, **options) as encoder:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("room", "drained"), [(0.5, True), *[(3.0, False)] * FULL])
 def test_under_a_memory_limit(
     saved: Path, control_group: Path, room: float, *, drained: bool
@@ -637,6 +638,7 @@ def kill_workers(encoder: SafeEncoder) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_whatever_happens_to_processes_no_result_is_lost(saved: Path, tmp_path: Path) -> None:
     """Four threads; workers killed, one that hangs, a text that kills, a start that fails.
 
