@@ -16,6 +16,10 @@ from fork_server import ForkServer
 from safe_embed.ipc import spawn
 from safe_embed.offline import cache as offline
 
+# Threads of torch that wait for work do not spin: tests, and their worker processes, share the cores.
+# Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # No deadlines: the first example of a property may load a model or a dictionary.
 settings.register_profile("dev", max_examples=100, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
