@@ -2,12 +2,13 @@
 
 A server imports what workers import, once, and forks a worker whenever the library starts a
 process. The worker then runs the code, with the arguments, the environment, the descriptors and the
-blocked signals that ``subprocess.Popen`` was to have given it; only the start of an interpreter and
-its imports are left out. Where those are the point, a test asks for the fixture ``real_starts``.
+blocked signals that ``subprocess.Popen`` was to have given it, in the same folder; only the start of
+an interpreter and its imports are left out. Where those are the point, a test asks for the fixture ``real_starts``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -96,13 +98,13 @@ class ForkServer:
         blocked = [*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))]
         [pipe] = pass_fds
         request = pickle.dumps(Start(arguments, pipe, env, blocked))
-        with self._lock, Path(os.devnull).open("wb") as nowhere:
+        with self._lock, Path(os.devnull).open("wb") as nowhere, _working_folder() as folder:
             error = 2 if stderr is None else nowhere.fileno()
             length = len(request).to_bytes(_LENGTH_BYTES, "big")
             # A process whose parent ends is given to the next one above that takes such.
             _set_subreaper(is_on=True)
             try:
-                socket.send_fds(self._pipe, [length], [pipe, error])
+                socket.send_fds(self._pipe, [length], [pipe, error, folder])
                 self._pipe.sendall(request)
                 answer = self._pipe.recv(_LENGTH_BYTES, socket.MSG_WAITALL)
             finally:
@@ -112,6 +114,16 @@ class ForkServer:
         return Forked(int.from_bytes(answer, "big"))
 
 
+@contextlib.contextmanager
+def _working_folder() -> Iterator[int]:
+    """Open it; it may have been deleted."""
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
 def _set_subreaper(*, is_on: bool) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(is_on), 0, 0, 0)
 
@@ -119,7 +131,7 @@ def _set_subreaper(*, is_on: bool) -> None:
 def _serve(server: socket.socket) -> None:
     """Fork a worker for each request, until nobody asks any more."""
     while True:
-        length, descriptors, _, _ = socket.recv_fds(server, _LENGTH_BYTES, 2)
+        length, descriptors, _, _ = socket.recv_fds(server, _LENGTH_BYTES, 3)
         if not length:
             return
         size = int.from_bytes(length, "big")
@@ -142,13 +154,14 @@ def _be_worker(server: socket.socket, start: Start, descriptors: list[int], betw
             time.sleep(0.0005)
         server.sendall(os.getpid().to_bytes(_LENGTH_BYTES, "big"))
         server.close()
-        pipe, error = descriptors
+        pipe, error, folder = descriptors
+        os.fchdir(folder)
         os.dup2(error, 2)
         os.dup2(pipe, start.pipe, inheritable=True)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1):
             os.dup2(nowhere, standard)
-        for descriptor in {pipe, error, nowhere} - {start.pipe}:
+        for descriptor in {pipe, error, folder, nowhere} - {start.pipe}:
             os.close(descriptor)
         os.environ.clear()
         os.environ.update(start.environment)
