@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 import models
+import seams
 from fork_server import ForkServer
 from safe_embed.ipc import spawn
 from safe_embed.offline import cache as offline
@@ -75,6 +75,7 @@ def forked_workers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def real_starts(forked_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def real_starts(forked_workers: None) -> Iterator[None]:
     """Worker processes of one test begin as those of users do: with an interpreter of their own."""
-    monkeypatch.setattr(spawn, "subprocess", subprocess)
+    with seams.real_starts():
+        yield

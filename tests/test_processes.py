@@ -56,8 +56,7 @@ def reference(saved: Path) -> Iterator[SafeEncoder]:
 @pytest.fixture(scope="module")
 def apart(saved: Path) -> Iterator[SafeEncoder]:
     """An encoder with one worker, begun as those of users are, for tests that do no harm."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spawn, "subprocess", subprocess)
+    with seams.real_starts():
         encoder = SafeEncoder(saved, reload=None, device="cpu", isolation="process")
     with encoder:
         yield encoder
@@ -293,13 +292,14 @@ def test_a_pooling_of_ones_own_may_be_anything(saved: Path, reference: SafeEncod
         np.testing.assert_array_equal(first, encoder.encode(TEXTS))
 
 
-@pytest.mark.usefixtures("real_starts")  # variables that libraries read when they are imported
 def test_two_workers_share_the_work(saved: Path, reference: SafeEncoder, tmp_path: Path) -> None:
     """Batches go to whoever is free, results stay in order, and the workers share the cores."""
     texts = [models.long_text(30, start) for start in range(0, 600, 20)]
     loader = partial(process_models.noting, str(saved), str(tmp_path))
     options: dict[str, Any] = {"workers": 2, "max_batch_tokens": 256}
-    with SafeEncoder(loader, reload=None, isolation="process", **options) as encoder:
+    with seams.real_starts():  # libraries read when they are imported how many threads there are
+        encoder = SafeEncoder(loader, reload=None, isolation="process", **options)
+    with encoder:
         np.testing.assert_allclose(
             reference.encode(texts), encoder.encode(texts), rtol=0, atol=1e-6
         )
