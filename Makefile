@@ -9,10 +9,10 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes hanging hard_limit house inputs japanese morphemes \
-	owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
 	thread_backend users_code wire words worker_path wraps
 
-# Half of the tests' time goes into processes that begin, on one core: two at a time.
+# Much of the tests' time goes into processes that begin, on one core: two at a time.
 IN_TWO := --numprocesses=2 --dist=worksteal --benchmark-disable
 # The JSON of a run of the benchmarks.
 RUN ?= benchmarks/results/$(shell date -u +%Y%m%dT%H%M%SZ).json
@@ -22,8 +22,8 @@ EXAMPLES_BIN := .venv-examples/bin
 # How long a soak takes.
 MINUTES ?= 60
 
-.PHONY: help .venv demo test test-oldest examples hard-limit soak check lint docs docs-open docs-check bench bench-smoke \
-	bench-smoke-speed bench-smoke-memory bench-full figures clean
+.PHONY: help .venv demo test test-long test-oldest examples hard-limit soak check lint docs docs-open docs-check \
+	bench bench-smoke bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -41,10 +41,13 @@ demo: .venv ## answer Japanese questions from the manual with the offline model
 	$(BIN)/safe-embed demo
 
 # Nothing that is tested may reach for a model hub. The tests come last: their summary stays in sight.
-test docs docs-open docs-check: export HF_HUB_OFFLINE = 1
+test test-long docs docs-open docs-check: export HF_HUB_OFFLINE = 1
 bench bench-smoke-speed bench-smoke-memory bench-full: export HF_HUB_OFFLINE = 1
-test: check docs ## everything: check, docs, the tests and the doctests
-	$(BIN)/pytest $(IN_TWO)
+test: check docs ## everything but test-long: check, docs, the tests and the doctests
+	$(BIN)/pytest $(IN_TWO) -m "not long"
+
+test-long: .venv ## the tests that take long: growth over many calls, real memory limits, one fault after another
+	$(BIN)/pytest tests $(IN_TWO) -m long
 
 # What the oldest stack needs in other versions than the pins say is left to pip.
 .venv-oldest/installed: pyproject.toml constraints.txt
@@ -57,7 +60,7 @@ test: check docs ## everything: check, docs, the tests and the doctests
 	touch $@
 
 test-oldest: export HF_HUB_OFFLINE = 1
-test-oldest: .venv-oldest/installed ## the tests that meet a model once more, with the oldest sentence-transformers
+test-oldest: .venv-oldest/installed ## the tests that meet a model once more, long ones too, with the oldest sentence-transformers
 	$(OLDEST_BIN)/pytest tests $(IN_TWO) $(OF_ANY_STACK:%=--ignore=tests/test_%.py)
 
 .venv-examples/installed: pyproject.toml constraints-examples.txt

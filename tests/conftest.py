@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 import models
+import seams
+from fork_server import ForkServer
+from safe_embed.ipc import spawn
 from safe_embed.offline import cache as offline
+
+# Threads of torch that wait for work do not spin: tests, and their worker processes, share the cores.
+# Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # No deadlines: the first example of a property may load a model or a dictionary.
 settings.register_profile("dev", max_examples=100, deadline=None)
@@ -43,3 +52,30 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved")
     models.small(prompts={"query": "検索クエリ: "}).save(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def forked_workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Worker processes of a module's tests are forked and begin in a moment; see fork_server.py.
+
+    On Linux, and not with SAFE_EMBED_FULL=1: there each has an interpreter of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.platform == "linux" and os.environ.get("SAFE_EMBED_FULL") != "1":
+            server = request.getfixturevalue("_fork_server")
+            patch.setattr(spawn, "subprocess", server.subprocess())
+        yield
+
+
+@pytest.fixture
+def real_starts(forked_workers: None) -> Iterator[None]:
+    """Worker processes of one test begin as those of users do: with an interpreter of their own."""
+    with seams.real_starts():
+        yield

@@ -196,9 +196,9 @@ def small(**options: Any) -> SentenceTransformer:
 
 
 @functools.cache
-def ruri() -> SentenceTransformer:
-    """The true shape of ruri-v3-30m, but for its vocabulary, which is small."""
-    path = _modernbert("ruri", llama_like(8192))
+def ruri(layers: int = 10) -> SentenceTransformer:
+    """The true shape of ruri-v3-30m, but for its vocabulary, which is small, or fewer layers."""
+    path = _modernbert(f"ruri_{layers}", llama_like(8192), layers)
     return assemble(path, limit=None, prompts=dict(RURI_PROMPTS))
 
 
@@ -243,7 +243,7 @@ def shaped(name: str) -> SentenceTransformer:
     return assemble(path, limit=8192)
 
 
-def _modernbert(name: str, tokenizer: Any) -> Path:
+def _modernbert(name: str, tokenizer: Any, layers: int = 10) -> Path:
     """ModernBERT in ruri-v3-30m's shape around a tokenizer."""
     import torch
     from transformers import ModernBertConfig, ModernBertModel
@@ -256,7 +256,7 @@ def _modernbert(name: str, tokenizer: Any) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=1024,
-        num_hidden_layers=10,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=8192,
         reference_compile=False,

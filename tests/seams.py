@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 import weakref
@@ -14,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from safe_embed import SafeEncoder
+from safe_embed.ipc import spawn
 from safe_embed.memory.types import MemorySample, Reason, Rung, Usage
 from safe_embed.supervision.conditions import Conditions
 
@@ -41,6 +45,14 @@ def stopped(pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def real_starts() -> Iterator[None]:
+    """Let worker processes begin as those of users do, where those of a module are forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "subprocess", subprocess)
+        yield
 
 
 def encoder_with(**conditions: Any) -> type[SafeEncoder]:

@@ -29,6 +29,8 @@ from safe_embed.errors import ConfigError, QueueFullError, WorkerError
 from safe_embed.inference.tasks import ChunkTexts, Flow, Wave
 from seams import wait_until
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 BOUND = 10
 HELD = process_models.POISON * 100  # what fits is not split
 

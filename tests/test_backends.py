@@ -39,6 +39,8 @@ from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder
 from safe_embed.upstream.source import ModelSource
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Make = Callable[..., Backend]
 KINDS: dict[str, Callable[..., Backend]] = {"thread": ThreadBackend, "process": WorkerPool}
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]

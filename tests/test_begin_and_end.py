@@ -20,7 +20,10 @@ from safe_embed import SafeEncoder
 from safe_embed.backends.process import worker_handle
 from safe_embed.errors import ReloadError, WorkerError
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX"),
+    pytest.mark.usefixtures("forked_workers"),
+]
 
 TESTS = Path(__file__).parent
 

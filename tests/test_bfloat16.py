@@ -17,6 +17,8 @@ from safe_embed import SafeEncoder
 from safe_embed.errors import ConfigError
 from safe_embed.upstream import bfloat16
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 TEXTS = ["短い文。", "春はあけぼの。やうやう白くなりゆく山ぎは。" * 20, "API を 3 回呼ぶ。"]
 
 

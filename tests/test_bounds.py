@@ -29,6 +29,7 @@ FULL = os.environ.get("SAFE_EMBED_FULL") == "1"
 BOUND = 300 * MIB * 1.1
 
 pytestmark = [
+    pytest.mark.usefixtures("forked_workers"),
     pytest.mark.timeout(1_800 if FULL else 1_200),
     pytest.mark.skipif(
         sys.platform != "linux" or anonymous_bytes() is None, reason="there is no RssAnon"

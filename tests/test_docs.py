@@ -190,6 +190,7 @@ USES = {
 
 
 @pytest.mark.model
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("page", [one for one in WITH_PYTHON if not is_copy(one)], ids=name)
 def test_the_examples_of_a_page_run(
     page: Path, opened: list[SafeEncoder], tmp_path: Path, offline_model_path: Path

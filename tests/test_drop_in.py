@@ -22,6 +22,8 @@ from safe_embed import Event, EveryCalls, SafeEmbedError, SafeEncoder
 from safe_embed.errors import ConfigError, InvalidTextError, UnsupportedError, WorkerError
 from safe_embed.upstream.absent import ABSENT
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 TEXTS = ["今日は雨です。", "", "東京都の人口は1,400万人です。", models.long_text()]
 APART = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "reference" / "differences.md"
@@ -568,7 +570,6 @@ def test_a_pickle_holds_no_weights(encoder: SafeEncoder) -> None:
 # Pools and the class itself
 
 
-@pytest.mark.slow
 @APART
 def test_upstream_stops_a_pool_of_workers(saved: str, expected: Any) -> None:
     """Libraries stop pools by the method of the class that they know."""

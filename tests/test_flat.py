@@ -26,6 +26,7 @@ IS_OLDEST = tuple(map(int, version("tokenizers").split(".")[:2])) < (0, 21)
 
 pytestmark = [
     pytest.mark.model,
+    pytest.mark.long,
     pytest.mark.timeout(7_200 if FULL else 1_200),
     pytest.mark.skipif(
         sys.platform != "linux" or anonymous_bytes() is None, reason="there is no RssAnon"

@@ -273,6 +273,7 @@ def test_no_hard_limit_where_memory_is_left_alone(saved: Path) -> None:
 
 
 @on_linux
+@pytest.mark.usefixtures("forked_workers")
 def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> None:
     """A replacement that does not come: the leak ends at the mark; all calls are done after it."""
     lost, mark = 8 * MIB, 120 * MIB
@@ -292,11 +293,17 @@ def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> 
                     grown.append(held - base)
             return max(grown, default=0)
 
-        calls = [pool.submit(encoder.encode, "雨") for _ in range(100)]
-        seams.wait_until(lambda: look() > mark)
-        for _ in range(200):  # without the mark the other calls are done meanwhile
+        def rests() -> bool:
+            """Whether the worker has looked at its memory since the last call, as one without work."""
             look()
-            time.sleep(0.01)
+            return any(one.sample.elapsed_seconds > max(ended) for one in encoder.stats.workers)
+
+        ended: list[float] = []
+        calls = [pool.submit(encoder.encode, "雨") for _ in range(100)]
+        for call in calls:
+            call.add_done_callback(lambda _: ended.append(time.monotonic()))
+        seams.wait_until(lambda: look() > mark)
+        seams.wait_until(rests)  # without the mark, once all calls are done
         (tmp_path / "release").touch()
         for call in calls:
             np.testing.assert_array_equal(expected, call.result())
@@ -311,6 +318,7 @@ def test_calls_wait_while_the_replacement_loads(saved: Path, tmp_path: Path) -> 
 
 
 @on_linux
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["none", "process"])
 def test_the_system_kills_nothing(isolation: str) -> None:
     """45 calls lose 20 MiB each where 500 are left, in a control group, or else under RLIMIT_AS."""

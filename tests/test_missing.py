@@ -13,6 +13,8 @@ import pytest
 
 from safe_embed import SafeEncoder
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 # What loads of sentence-transformers raise without a network, and for names that do not exist.
 LOAD = """
 import sys

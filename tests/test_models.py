@@ -173,7 +173,7 @@ def test_ruri_has_its_own_prompts() -> None:
 @pytest.mark.parametrize("on_long", ["chunk", "truncate", "error"])
 def test_the_limit_of_the_model_decides_what_is_long(on_long: Any) -> None:
     """Between 512 and 8,192 tokens nothing is cut, dropped or refused; beyond, on_long decides."""
-    model = models.ruri()
+    model = models.ruri(layers=2)  # one with global and one with local attention
     fits, over = models.long_text(300), models.long_text(800)
     assert 512 < count(model, fits) < 8192 < count(model, over)
     with SafeEncoder(model, on_long=on_long) as encoder:

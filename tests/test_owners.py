@@ -20,6 +20,8 @@ from safe_embed import SafeEncoder
 from safe_embed.memory.types import Event
 from seams import Headroom, Loader, encoder_with, wait_until
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
 ISOLATIONS = ["none", pytest.param("process", marks=POSIX)]
 

@@ -14,6 +14,8 @@ import models
 from safe_embed import SafeEncoder
 from safe_embed.upstream.attributes import position_tokens
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 

@@ -34,7 +34,10 @@ from safe_embed.ipc import spawn
 from safe_embed.memory.policies import EveryCalls, MemoryGrowth
 from safe_embed.memory.types import Event, Rung
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX"),
+    pytest.mark.usefixtures("forked_workers"),
+]
 
 TEXTS = ["今日は雨です。", models.long_text(12), "", "え？", models.long_text(5, start=40)]
 PLANTED = "合言葉は山川豊"
@@ -52,8 +55,10 @@ def reference(saved: Path) -> Iterator[SafeEncoder]:
 
 @pytest.fixture(scope="module")
 def apart(saved: Path) -> Iterator[SafeEncoder]:
-    """An encoder with one worker, for tests that do no harm."""
-    with SafeEncoder(saved, reload=None, device="cpu", isolation="process") as encoder:
+    """An encoder with one worker, begun as those of users are, for tests that do no harm."""
+    with seams.real_starts():
+        encoder = SafeEncoder(saved, reload=None, device="cpu", isolation="process")
+    with encoder:
         yield encoder
 
 
@@ -292,7 +297,9 @@ def test_two_workers_share_the_work(saved: Path, reference: SafeEncoder, tmp_pat
     texts = [models.long_text(30, start) for start in range(0, 600, 20)]
     loader = partial(process_models.noting, str(saved), str(tmp_path))
     options: dict[str, Any] = {"workers": 2, "max_batch_tokens": 256}
-    with SafeEncoder(loader, reload=None, isolation="process", **options) as encoder:
+    with seams.real_starts():  # libraries read when they are imported how many threads there are
+        encoder = SafeEncoder(loader, reload=None, isolation="process", **options)
+    with encoder:
         np.testing.assert_allclose(
             reference.encode(texts), encoder.encode(texts), rtol=0, atol=1e-6
         )
@@ -320,6 +327,7 @@ def test_pools_of_upstream_are_workers(apart: SafeEncoder, reference: SafeEncode
     assert children == len(psutil.Process().children())
 
 
+@pytest.mark.usefixtures("real_starts")  # which take long enough to see the loop go round
 def test_a_pool_for_one_call_does_not_block_the_loop(apart: SafeEncoder) -> None:
     """Its processes load elsewhere; the loop goes round meanwhile."""
     ticks = 0
@@ -558,6 +566,7 @@ with SafeEncoder(folder, reload=policy, **options) as encoder:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("room", "drained"), [(0.5, True), *[(3.0, False)] * FULL])
 def test_under_a_memory_limit(
     saved: Path, control_group: Path, room: float, *, drained: bool
@@ -629,6 +638,7 @@ def kill_workers(encoder: SafeEncoder) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_whatever_happens_to_processes_no_result_is_lost(saved: Path, tmp_path: Path) -> None:
     """Four threads; workers killed, one that hangs, a text that kills, a start that fails.
 

@@ -568,7 +568,13 @@ def test_long_texts_take_linear_time(make: Callable[[int], str]) -> None:
         assert len(text) == sum(end - start for start, end in splitter.split(text))
 
 
-@hostile
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.long] * (name == "tags"))
+        for name, make in HOSTILE.items()
+    ],
+)
 def test_memory_grows_linearly(make: Callable[[int], str]) -> None:
     """Four times the text takes at most four times the memory, and no kilobyte a character."""
 

@@ -29,6 +29,8 @@ from seams import Headroom, OnDemand, encoder_with
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+pytestmark = pytest.mark.long
+
 MIB = 2**20
 FAULTS = ("raises", "other", "no model")
 _WORLD: dict[str, Any] = {}

@@ -34,7 +34,10 @@ from safe_embed.upstream.same_model import CANARY
 from safe_embed.upstream.settings import ModelFacts, ModelSettings
 from safe_embed.upstream.source import ModelSource
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX"),
+    pytest.mark.usefixtures("forked_workers"),
+]
 
 TEXT = "今日は雨です。"
 # What is shown with fakes, too: some seconds a worker.

@@ -372,6 +372,7 @@ def test_two_encoders_share_a_model(caplog: pytest.LogCaptureFixture) -> None:
     assert model[0].auto_model.config._attn_implementation == "sdpa"  # noqa: SLF001 transformers has no public name
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_counts_what_it_does() -> None:
     """The padding of a process is counted as that of a thread."""
     texts = ["猫。", *(models.long_text(n) for n in range(1, 4))]

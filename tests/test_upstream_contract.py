@@ -527,7 +527,6 @@ def test_prompt_left_out_of_pooling(prompt: str) -> None:
         )
 
 
-@pytest.mark.slow
 def test_processes_of_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream's own processes embed the chunks of long texts; the vectors are the same."""
     upstream, ours = pair()

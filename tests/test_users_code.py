@@ -21,6 +21,8 @@ from safe_embed.errors import ConfigError, InvalidTextError, ReloadError, Worker
 from safe_embed.memory.event_log import EventLog
 from safe_embed.memory.types import Event, MemorySample, Rung
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 APART = pytest.param(
     "process",
     marks=pytest.mark.skipif(sys.platform == "win32", reason="worker processes need POSIX"),

@@ -19,6 +19,8 @@ from safe_embed.errors import MissingExtraError, SafeEmbedError, both
 from safe_embed.memory import MemorySample, Rung, WorkerState
 from safe_embed.memory.event_log import log_event
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 MIB = 2**20
 
 SOURCE = Path(__file__).parent.parent / "src" / "safe_embed"
