@@ -77,9 +77,9 @@ class ThreadBackend:
         # The thread knows the loop, not the backend: an encoder that is dropped ends its thread.
         self._loop: _Loop | None = _Loop(load, settings, given)
         self._thread = threading.Thread(target=self._loop.run, name="safe_embed", daemon=True)
-        self._thread.start()
         self._stop = weakref.finalize(self, _stop, self._loop, self._thread, self._pid)
         try:
+            self._thread.start()  # waits for the thread to begin: Ctrl-C may come here, too
             self._loop.begun.result()
         except BaseException as raised:
             if not isinstance(raised, Exception):  # Ctrl-C: nobody waits for the load
@@ -274,5 +274,6 @@ def _stop(loop: _Loop, thread: threading.Thread, pid: int) -> None:
     if os.getpid() != pid:
         return
     loop.close()
-    if thread is not threading.current_thread() and not loop.is_loading:
+    is_other = thread.is_alive() and thread is not threading.current_thread()
+    if is_other and not loop.is_loading:
         thread.join(_CLOSE_SECONDS)

@@ -6,6 +6,7 @@ The process ends when the other end hangs up, whatever it is doing then, and wit
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -56,6 +57,7 @@ from safe_embed.ipc.portable_errors import portable
 from safe_embed.ipc.signals import leave_to_parent
 from safe_embed.memory.types import Event, Reason
 from safe_embed.supervision.supervisor import Supervisor
+from safe_embed.upstream.attributes import sentence_transformer
 
 logger = logging.getLogger("safe_embed")
 
@@ -118,6 +120,8 @@ def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 
 
 def _load(start: StartWorker, connection: Connection) -> Supervisor:
+    _import_upstream()
+
     def report(event: Event) -> None:
         connection.send(EventReport(event))
 
@@ -139,6 +143,20 @@ def _load(start: StartWorker, connection: Connection) -> Supervisor:
 
         torch.set_num_threads(start.threads)
     return supervisor
+
+
+def _import_upstream() -> None:
+    """Import sentence-transformers, without searching its modules for garbage now or later.
+
+    The import took 5.2 s of processor time in the place of 6.9, and a full collection of garbage
+    afterwards no time in the place of 0.3 s (Python 3.11, sentence-transformers 6.2).
+    """
+    gc.disable()
+    try:
+        sentence_transformer()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Worker:

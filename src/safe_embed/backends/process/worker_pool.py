@@ -101,10 +101,10 @@ class WorkerPool:
         """Begin the thread and the workers, in this process."""
         dispatcher = self._dispatcher
         self._thread = threading.Thread(target=dispatcher.run, name="safe_embed", daemon=True)
-        self._thread.start()
         # The thread knows the dispatcher, not the pool: an encoder that is dropped ends them all.
         self._stop = weakref.finalize(self, _stop, dispatcher, self._thread, os.getpid())
         try:
+            self._thread.start()  # waits for the thread to begin: Ctrl-C may come here, too
             dispatcher.begun.result()
         except BaseException:
             self._stop()
@@ -273,7 +273,7 @@ def _stop(dispatcher: Dispatcher, thread: threading.Thread, pid: int) -> None:
     if os.getpid() != pid:
         return
     dispatcher.close()
-    if thread is not threading.current_thread():
+    if thread.is_alive() and thread is not threading.current_thread():
         thread.join(_CLOSE_SECONDS)
 
 
