@@ -310,23 +310,25 @@ def run(seconds: float, folder: Path, disk: Path, *, is_mounted: bool, seed: int
         chance = random.Random(seed + number)
         # One encoder a thread: a fault of one of them must not hold up the calls of all.
         subject = list(subjects.values())[number % len(subjects)]
-        while time.monotonic() < end:
+        while time.monotonic() < end and not is_over.is_set():
             call(subject, reference, chance)
 
-    threads = [threading.Thread(target=work, args=(at,)) for at in range(1, THREADS + 1)]
     is_over = threading.Event()
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(1, THREADS + 1)]
     going = threading.Thread(target=faults.keep_going, args=(is_over,))
     for thread in (*threads, going):
         thread.start()
-    while time.monotonic() < end:
-        faults.strike()
-        for subject in subjects.values():
-            subject.look()
-        time.sleep(faults.chance.uniform(0.2, 2))
-    for thread in threads:
-        thread.join()
-    is_over.set()
-    going.join()
+    try:
+        while time.monotonic() < end:
+            faults.strike()
+            for subject in subjects.values():
+                subject.look()
+            time.sleep(faults.chance.uniform(0.2, 2))
+        for thread in threads:
+            thread.join()
+    finally:  # also where the run is broken off
+        is_over.set()
+        going.join()
     figures = {name: ended(subject) for name, subject in subjects.items()}
     subjects.clear()
     gc.collect()
