@@ -129,11 +129,11 @@ def test_what_batches_lose_is_the_encoders_own(
         loader.fault = lambda: held.hold(500 + outside_mib)
         loader.before_batch = lose(held, 30)
         most = 0
-        for _ in range(60):
+        for _ in range(25):
             calls(encoder, 1)
             most = max(most, held.held_mib - outside_mib - 500)
         assert ["outside"] * bool(outside_mib) == told(encoder)
-        assert encoder.stats.reloads > reloads + 2
+        assert encoder.stats.reloads >= reloads + 4
     assert most <= ALLOWED_MIB + 60
 
 

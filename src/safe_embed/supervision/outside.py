@@ -103,11 +103,12 @@ class OutsideGrowth:
             return False
         if self._is_alone or reason.at_most < Rung.MODEL:
             return False
+        baseline = self._meter.baseline_bytes
+        own, elsewhere = bound - baseline, left - baseline
         if sample.is_near_limit:
-            return held - left <= left * _NEAR_LIMIT
-        allowed = max(bound - self._meter.baseline_bytes, _LEAST_OWN_BYTES)
-        is_own = self._own_bytes >= allowed * 2 ** min(self._vain, _MOST_DOUBLINGS)
-        return not is_own and held - left < left - self._meter.baseline_bytes
+            own, elsewhere = min(own, left * _NEAR_LIMIT), left * _NEAR_LIMIT
+        own = max(own, _LEAST_OWN_BYTES) * 2 ** min(self._vain, _MOST_DOUBLINGS)
+        return self._own_bytes < own and held - left < elsewhere
 
     def told_apart(self, event: Event, reason: Reason | None, ladder: Ladder) -> Event | None:
         """Tell what an event says of growth outside the encoder.

@@ -120,7 +120,8 @@ def _work(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 
 
 def _load(start: StartWorker, connection: Connection) -> Supervisor:
-    _import_upstream()
+    if not callable(start.source.spec):  # a loader imports what it needs
+        _import_upstream()
 
     def report(event: Event) -> None:
         connection.send(EventReport(event))
