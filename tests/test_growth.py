@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 import growth_simulation as simulation
 from safe_embed.diagnosis import Growth, further_calls, judge
-from safe_embed.diagnosis.growth import FEWEST_CALLS, TOLERANCE_BYTES
+from safe_embed.diagnosis.growth import TOLERANCE_BYTES
 from safe_embed.errors import ConfigError, MissingExtraError
 
 MB = 1_000_000
+FEWEST_CALLS = 200
 Series = NDArray[np.int64]
 
 
@@ -190,6 +191,21 @@ def test_one_step_in_the_second_half_is_not_growth(at: float) -> None:
     assert "plateau" == simulation.prolonged(series, 400).verdict
 
 
+@pytest.mark.parametrize("calls", [200, 400, 1_000])
+@pytest.mark.parametrize("teeth", [2, 4, 8])
+def test_a_tooth_that_begins_where_the_last_began_is_not_growth(calls: int, teeth: int) -> None:
+    """A reload gives all back: each tooth rises in a straight line, and the series does not."""
+    series = MB * (np.arange(calls) % (calls // teeth))
+    assert "growth" != judge(series).verdict
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_random_walk_is_not_growth(seed: int) -> None:
+    """Each call moves memory a little from where it was: a few hundred calls hold one bend."""
+    steps = np.random.default_rng(seed).normal(0, MB, 3_200)
+    assert "growth" != simulation.prolonged(np.cumsum(steps)).verdict
+
+
 def test_growth_that_slows_down_is_open() -> None:
     """The square root has no end, and no slope either."""
     series = 10 * MB * np.sqrt(np.arange(3_200))
@@ -198,7 +214,7 @@ def test_growth_that_slows_down_is_open() -> None:
 
 def test_a_rise_within_the_tolerance_is_flat() -> None:
     """The tolerance is meant for the second half of the calls, without noise."""
-    line = np.arange(400) * 10_000  # 2 MB there
+    line = np.arange(400) * 14_000  # 2.8 MB there
     assert "flat" == judge(line).verdict
     assert "growth" == judge(line, tolerance_bytes=MB).verdict
 
@@ -211,22 +227,70 @@ def test_slopes_lie_in_their_intervals_as_often_as_the_intervals_say() -> None:
     assert sum(within) >= 36
 
 
-def test_independent_values_are_judged_as_by_the_libraries() -> None:
-    """White noise on a slope: scipy's slope of the second half; no smaller p than Mann-Kendall's."""
+def test_the_figures_are_those_of_the_libraries() -> None:
+    """Noise with a short and a long memory: no p-value is smaller than Mann-Kendall's or Hamed-Rao's."""
     import pymannkendall
     from scipy.stats import theilslopes
 
-    series = 1_000.0 * np.arange(400) + np.random.default_rng(4).normal(0, MB, 400)
-    growth = judge(series)
-    assert theilslopes(series[200:]).slope == pytest.approx(growth.slope_bytes_per_call)
-    assert growth.p_value >= pymannkendall.original_test(series[200:]).p * 0.999
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        series = 1_000 * np.arange(400) + simulation.noise(random, 0.95, MB)[:400]
+        series += random.normal(0, MB, 400)
+        growth, half = judge(series), series[200:]
+        assert theilslopes(half).slope == pytest.approx(growth.slope_bytes_per_call)
+        assert growth.p_value >= pymannkendall.original_test(half).p * 0.999
+        assert growth.p_value >= pymannkendall.hamed_rao_modification_test(half).p * 0.999
+
+
+def test_noise_without_a_memory_is_flat_at_the_first_look() -> None:
+    """8 MB of noise hide 3 MB of tolerance; a flat run is not prolonged for that."""
+    growths = simulation.simulate("flat, white noise of 8 MB", seed=1, count=40)
+    decided = [growth for growth in growths if growth.calls == FEWEST_CALLS]
+    assert {"flat"} == {growth.verdict for growth in decided}
+    assert len(decided) >= 38
+
+
+def test_few_independent_values_decide_nothing() -> None:
+    """200 calls of AR(0.95) tell as much as five independent ones."""
+    randoms = [np.random.default_rng([7, seed]) for seed in range(40)]
+    looks = [judge(MB * simulation.noise(random, 0.95, 8)[:200]).verdict for random in randoms]
+    assert looks.count("unclear") >= 38
+
+
+def test_a_rise_below_the_tolerance_is_not_growth() -> None:
+    """2.8 MB over the second half, for certain, where 3 MB are allowed."""
+    verdicts = set()
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(0, 0.5 * MB, 200)
+        growth = judge(28_000 * np.arange(200) + noise, tolerance_bytes=3 * MB)
+        assert growth.p_value < 1e-6
+        if growth.slope_bytes_per_call < 30_000:
+            assert growth.verdict in {"flat", "unclear"}
+            verdicts.add(growth.verdict)
+    assert {"flat", "unclear"} == verdicts
+
+
+@pytest.mark.parametrize(
+    ("calls", "at", "reached"), [(400, 10, 11), (4_000, 100, 110), (407, 57, 59)]
+)
+def test_the_call_that_reaches_the_plateau(calls: int, at: int, reached: int) -> None:
+    """To within a block, of which there are 400 at most."""
+    growth = judge(100 * MB * (np.arange(calls) >= at))
+    assert ("plateau", 100 * MB, reached) == (
+        growth.verdict,
+        growth.plateau_bytes,
+        growth.plateau_calls,
+    )
 
 
 @pytest.mark.parametrize(
     "name",
     [
+        "flat, AR(0.8) of 8 MB",
         "flat, AR(0.95) of 8 MB",
+        "sawtooth of reloads",
         "cache, ever slower, full after 1/6 of the longest run",
+        "slope of 0.3 MB a call, AR(0.8) of 8 MB",
         "slope of 0.3 MB a call, AR(0.95) of 8 MB",
     ],
 )

@@ -40,6 +40,8 @@ SLOWING = 0.9
 LEAST_BETWEEN_HALVES = 0.5
 # Four standard deviations of the noise: two to either side hold 95 % of it.
 NOISE_BAND = 4.0
+# The second half of a line rises by two thirds of its height; that of a plateau hardly does.
+MOST_RISE_OF_PLATEAU = 1 / 3
 
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 _MOST_DEVIATIONS = 37.0  # the normal tail beyond is 0 in a double
@@ -92,10 +94,10 @@ def judge(series: Sequence[float], tolerance_bytes: float = TOLERANCE_BYTES) -> 
     ``judge([x + c for x in series], t).verdict == judge(series, t).verdict``, and scaling series
     and tolerance together changes no verdict either.
 
-    Growth has a significant trend in the second half, rises by more than the tolerance there, is
-    not slower there than in the first half, stands above the first half, and has at least 200 calls
-    and enough independent values. A cache that fills at a constant rate looks the same until it is
-    full.
+    Memory is flat or at a plateau if its rise over the second half is certain to be less than the
+    tolerance, or than half the width of its noise. Growth has a significant trend there, rises by
+    more than the tolerance, is not slower than in the first half and stands above it. A cache that
+    fills at a constant rate looks the same until it is full.
 
     Args:
         series: Memory that the process holds after each call, in bytes, oldest first.
@@ -112,26 +114,26 @@ def judge(series: Sequence[float], tolerance_bytes: float = TOLERANCE_BYTES) -> 
     """
     _require_libraries()
     values = _checked(series, tolerance_bytes)
-    blocks, calls_per_block = _thin(values)
+    blocks, size = _thin(values)
     half = blocks[min(len(blocks) // 2, len(blocks) - 2) :]
     trend = _trend(half)
     plateau = None
     verdict: Verdict = "unclear"
     if len(values) >= FEWEST_CALLS_TO_SETTLE and _is_settled(half, trend, tolerance_bytes):
-        plateau = _plateau(blocks, half, max(tolerance_bytes, trend.noise_band))
+        plateau = _plateau(blocks, half, trend, tolerance_bytes)
         verdict = "flat" if plateau is None else "plateau"
     elif len(values) >= FEWEST_CALLS and _is_growing(blocks, half, trend, tolerance_bytes):
         verdict = "growth"
     height, block = plateau or (None, None)
     return Growth(
         verdict,
-        slope_bytes_per_call=trend.slope / calls_per_block,
-        low_bytes_per_call=trend.low / calls_per_block,
-        high_bytes_per_call=trend.high / calls_per_block,
+        slope_bytes_per_call=trend.slope / size,
+        low_bytes_per_call=trend.low / size,
+        high_bytes_per_call=trend.high / size,
         p_value=trend.p_value,
         calls=len(values),
         plateau_bytes=height,
-        plateau_calls=None if block is None else (block + 1) * calls_per_block,
+        plateau_calls=None if block is None else len(values) - (len(blocks) - block - 1) * size,
     )
 
 
@@ -190,7 +192,7 @@ def _checked(series: Sequence[float], tolerance_bytes: float) -> NDArray[Any]:
 
 
 def _thin(values: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Medians of at most MOST_BLOCKS blocks, and the calls of a block.
+    """Medians of at most MOST_BLOCKS blocks, and their size in calls.
 
     The oldest calls, fewer than a block, are dropped.
     """
@@ -287,12 +289,13 @@ def _is_growing(
 
 
 def _plateau(
-    blocks: NDArray[Any], half: NDArray[Any], least_bytes: float
+    blocks: NDArray[Any], half: NDArray[Any], trend: _Trend, tolerance_bytes: float
 ) -> tuple[float, int] | None:
     """Height above the first call, and the first block about as high; None without a height."""
     import numpy as np
 
     height = float(np.median(half))
-    if height <= least_bytes:
+    least = max(tolerance_bytes, trend.noise_band)
+    if height <= least or trend.slope * len(half) > MOST_RISE_OF_PLATEAU * height:
         return None
-    return height, int(np.argmax(blocks >= height - least_bytes / 2))
+    return height, int(np.argmax(blocks >= height - least / 2))
