@@ -232,8 +232,9 @@ def _independent(residuals: NDArray[Any], height: float) -> float:
     """How many independent values tell as much as these: n (1 - phi) / (1 + phi).
 
     Source:
-        Bayley and Hammersley (1946) for AR(1). The lag-1 correlation of n residuals from a line is
-        too low by (2 + 4 phi) / n (Kendall 1954, for a line).
+        Bayley and Hammersley (1946), for AR(1). The bias of an AR(1) coefficient beside a fitted
+        line is -(2 + 4 phi) / n; that of the lag-1 correlation is a little larger (simulated: 2.0,
+        4.6 and 6.3 / n for phi 0, 0.5 and 0.8), so that some of it stays.
     """
     import numpy as np
 
