@@ -8,8 +8,8 @@ OLDEST_BIN := .venv-oldest/bin
 # Tests of what knows neither model nor tokenizer, and of processes and bounds, whose model and
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
-	chunking cli custom_splitters docs figures graphemes hanging hard_limit house inputs japanese morphemes \
-	outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
+	morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
 	thread_backend users_code wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
@@ -32,7 +32,7 @@ help: ## list these targets
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --upgrade --constraint constraints.txt pip
-	$(BIN)/pip install --constraint constraints.txt --editable '.[offline]' --group dev
+	$(BIN)/pip install --constraint constraints.txt --editable '.[doctor,offline]' --group dev
 	touch $@
 
 .venv: .venv/installed ## make the environment, as pinned in constraints.txt
@@ -56,7 +56,7 @@ test-long: .venv ## the tests that take long: growth over many calls, real memor
 	grep -vE '^(sentence-transformers|transformers|tokenizers|huggingface-hub|datasets|hf-xet)==' \
 		constraints.txt > .venv-oldest/constraints.txt
 	$(OLDEST_BIN)/pip install --constraint .venv-oldest/constraints.txt $(OLDEST) \
-		--editable '.[offline]' --group dev
+		--editable '.[doctor,offline]' --group dev
 	touch $@
 
 test-oldest: export HF_HUB_OFFLINE = 1

@@ -54,7 +54,8 @@ ROOMS: dict[str, frozenset[str]] = {
     "splitters": GROUND | {"text"},
     "": ASKED | {"encoder"},
     "search": ALL,
-    "diagnosis": ALL,
+    "diagnosis": ALL | {"diagnosis.growth"},
+    "diagnosis.growth": frozenset({"errors"}),  # pure: for users' own tests as well
     "jobs": ALL,
     "integrations": ALL,
     "cli": ALL,
@@ -68,6 +69,8 @@ SOLE_IMPORTERS = {
     "tokenizers": "offline",
     "fugashi": "text.taggers",
     "psutil": "memory.sampling",
+    "pymannkendall": "diagnosis.growth",
+    "scipy": "diagnosis.growth",
 }
 
 
@@ -186,6 +189,12 @@ def test_the_package_keeps_its_arrows() -> None:
         ("jobs", "import safe_embed.cli", "jobs -> safe_embed.cli"),
         ("", "from .cli import main", "safe_embed -> safe_embed.cli.main"),
         (
+            "diagnosis.growth",
+            "from safe_embed import memory",
+            "diagnosis.growth -> safe_embed.memory",
+        ),
+        ("diagnosis", "import scipy.stats", "diagnosis -> scipy.stats"),
+        (
             "cli",
             "def f():\n    from sentence_transformers import util",
             "cli -> sentence_transformers.util",
@@ -211,6 +220,7 @@ def test_a_planted_violation_is_found(module: str, line: str, expected: str) -> 
         ("upstream.a", "def f():\n    from sentence_transformers import SentenceTransformer"),
         ("text.taggers", "import fugashi"),
         ("offline.a", "from tokenizers import Tokenizer"),
+        ("diagnosis", "from safe_embed.diagnosis.growth import judge"),
         ("cli", "from safe_embed import SafeEncoder, offline"),
         ("", "from safe_embed.encoder import SafeEncoder"),
     ],
