@@ -167,6 +167,7 @@ os.waitpid(child, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.long
 def test_after_a_fork_the_loop_goes_on_while_workers_start(saved: Path) -> None:
     """The first call of the copy waits for them; nothing else does."""
     done = subprocess.run(

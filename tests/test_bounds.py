@@ -157,6 +157,7 @@ with SafeEncoder(partial(hoarding, sys.argv[1], 10 * MIB), hooks=[events.append]
 """
 
 
+@pytest.mark.long
 def test_a_limit_that_one_reload_keeps_is_kept(saved: Path) -> None:
     """Under RLIMIT_AS with room for 40 such calls, 60 are made: near a limit nothing waits."""
     done = subprocess.run(

@@ -957,6 +957,7 @@ os.waitpid(child, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.long
 def test_after_a_fork_a_start_that_fails_is_tried_again(saved: Path, tmp_path: Path) -> None:
     """The call that needed it says why; the next one begins anew."""
     done = subprocess.run(
@@ -994,6 +995,7 @@ print("parent", bool((found == expected).all()), still == mine)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.long
 def test_after_a_fork_the_child_begins_its_own_worker(saved: Path) -> None:
     """The copy leaves the parent's worker alone, keeps what was set, and leaves nothing over."""
     done = subprocess.run(
@@ -1045,6 +1047,7 @@ def test_a_cancelled_call_gives_up_its_place(apart: SafeEncoder, reference: Safe
     apart.backend.idle()
 
 
+@pytest.mark.long
 def test_the_parent_stays_small(saved: Path) -> None:
     """What comes and goes between the processes leaves nothing here."""
     calls = 10_000 if FULL else 300

@@ -780,6 +780,7 @@ for mode in ("fork", "open", "calls", "loads"):  # one start of Python for all o
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch and fork go together on Linux only")
+@pytest.mark.long
 def test_processes_end(saved: Path) -> None:
     """After a fork the child has a clear error at once, may close and exit, and the parent goes on.
 

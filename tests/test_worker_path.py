@@ -182,6 +182,7 @@ with SafeEncoder(mine.load, reload=None, isolation="process") as encoder:
 """
 
 
+@pytest.mark.long
 def test_a_notebook_finds_its_modules_after_a_change_of_directory(place: Path) -> None:
     """Relative entries mean what they meant when the encoder was made, each in its place."""
     models.small().save(str(place / "model"))
