@@ -101,6 +101,7 @@ class HeldMemory:
     """Measures a process that holds what a test says; stands for the class of the sampler, too."""
 
     held_mib: int = 500
+    limit_mib: int | None = None
 
     def __call__(self, *_: Any, **__: Any) -> HeldMemory:
         """Make a sampler."""
@@ -112,7 +113,11 @@ class HeldMemory:
 
     def take(self, **_: Any) -> MemorySample:
         """Measure."""
-        return MemorySample(time.monotonic(), rss_anon_bytes=self.held_mib * 2**20)
+        held = self.held_mib * 2**20
+        limit = None if self.limit_mib is None else self.limit_mib * 2**20
+        return MemorySample(
+            time.monotonic(), rss_anon_bytes=held, limit_bytes=limit, limit_used_bytes=held
+        )
 
 
 @dataclass(eq=False)

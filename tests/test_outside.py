@@ -116,6 +116,35 @@ def lose(held: HeldMemory, mib: int) -> Any:
     return before_batch
 
 
+def test_what_batches_take_and_give_back_again_is_no_growth(saved: Path, held: HeldMemory) -> None:
+    """Beside a data frame each batch leaves free blocks, which are given back before the next one."""
+    loader = Loader(saved)
+    with warmed_up(loader, held) as encoder:
+        held.held_mib += 300
+        calls(encoder)
+        assert 1 == encoder.stats.reloads
+        loader.before_batch = lose(held, 30)
+        for _ in range(40):
+            calls(encoder, 1)
+            held.hold(800)
+        assert 1 == encoder.stats.reloads
+
+
+@pytest.mark.parametrize(("grown_mib", "reloads"), [(70, 0), (90, 1)])
+def test_near_a_limit_a_tenth_of_growth_elsewhere_is_tried(
+    saved: Path, held: HeldMemory, grown_mib: int, reloads: int
+) -> None:
+    """Of 800 MiB that a reload has left; far from a limit it must be what is held outside, 300 MiB."""
+    with warmed_up(Loader(saved), held) as encoder:
+        held.hold(800)
+        calls(encoder)
+        before = encoder.stats.reloads
+        held.limit_mib = 1000
+        held.held_mib += grown_mib
+        calls(encoder)
+        assert before + reloads == encoder.stats.reloads
+
+
 @pytest.mark.parametrize("outside_mib", [0, 300, 5000])
 def test_what_batches_lose_is_the_encoders_own(
     saved: Path, held: HeldMemory, outside_mib: int
@@ -180,7 +209,7 @@ def test_memory_that_is_taken_again_is_other_memory(saved: Path, held: HeldMemor
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_encoders_of_a_process_share_one_view(saved: Path, held: HeldMemory, count: int) -> None:
-    """One of them tries, and reports, a data frame; the others do neither."""
+    """A data frame grows: one encoder reloads and reports it, the others neither reload nor report."""
     loader = Loader(saved)
     with ExitStack() as stack:
         encoders = [stack.enter_context(warmed_up(loader, held)) for _ in range(count)]

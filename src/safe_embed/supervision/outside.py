@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from safe_embed.memory.ladder import Ladder
-from safe_embed.memory.outside import PROCESS_MEMORY, OutsideMemory
+from safe_embed.memory.outside import PROCESS_MEMORY
 from safe_embed.memory.sizes import format_mib
 from safe_embed.memory.types import Event, MemorySample, Reason, Rung
 from safe_embed.supervision.usage import UsageMeter
 
-# Near a limit every tenth counts, whoever holds it.
+# Near a memory limit a reload is tried when this share of what the last one left has been added.
 _NEAR_LIMIT = 0.1
 # Growth of its own that is worth a reload, where a bound allows next to nothing.
 _LEAST_OWN_BYTES = 32 * 2**20
@@ -32,15 +32,11 @@ class OutsideGrowth:
     Args:
         meter: Has the baseline of growth.
         is_alone: Whether the process does nothing but work for the encoder: all growth is its own.
-        memory: What encoders of this process could not give back.
     """
 
-    def __init__(
-        self, meter: UsageMeter, *, is_alone: bool, memory: OutsideMemory = PROCESS_MEMORY
-    ) -> None:
+    def __init__(self, meter: UsageMeter, *, is_alone: bool) -> None:
         self._meter = meter
         self._is_alone = is_alone
-        self._memory = memory
         self._left_bytes = 0
         self._own_bytes = 0
         self._is_loading = False
@@ -52,7 +48,7 @@ class OutsideGrowth:
     @property
     def is_measured(self) -> bool:
         """Whether growth must be measured exactly, before and after each task."""
-        return not self._is_alone and (self._is_loading or self._memory.left_bytes > 0)
+        return not self._is_alone and (self._is_loading or PROCESS_MEMORY.left_bytes > 0)
 
     def add(self, growth_bytes: int) -> None:
         """Take note of a task.
@@ -82,11 +78,16 @@ class OutsideGrowth:
         Args:
             sample: A measurement.
         """
-        if sample.held_bytes is not None:
-            self._memory.look(sample.held_bytes)
-        if self._left_bytes != self._memory.left_bytes:
-            self._left_bytes = self._memory.left_bytes
+        held = sample.held_bytes
+        if held is None:
+            return
+        PROCESS_MEMORY.look(held)
+        if self._left_bytes != PROCESS_MEMORY.left_bytes:
+            self._left_bytes = PROCESS_MEMORY.left_bytes
             self._own_bytes = 0
+        # Tasks leave free blocks that are given back between them: no more than is held is growth.
+        grown = max(0.0, held - (self._left_bytes or self._meter.baseline_bytes))
+        self._own_bytes = min(self._own_bytes, int(grown))
 
     def explains(self, reason: Reason, sample: MemorySample) -> bool:
         """Tell whether what exceeds a bound is known to be held outside the encoder.
@@ -136,10 +137,11 @@ class OutsideGrowth:
             return event
         ladder.forget(reason.at_most)
         outside = format_mib(held - int(self._meter.baseline_bytes))
-        found = replace(event, kind="outside", reason=f"{outside} held outside this encoder")
-        is_news = self._memory.leave(held)
+        is_news = PROCESS_MEMORY.leave(held)
         self._left_bytes = held
-        return found if is_news else None
+        if not is_news:
+            return None
+        return replace(event, kind="outside", reason=f"{outside} held outside this encoder")
 
     def _tried(self, *, is_done: bool) -> None:
         """Take note of a model that was loaded, or could not be."""

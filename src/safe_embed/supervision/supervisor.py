@@ -281,11 +281,9 @@ class Supervisor:
 
     def _ask_mark(self, usage: Usage) -> Reason | None:
         """Hold tasks back where the hard limit is passed, and memory can be given back."""
-        reason, no_use = (
-            self._mark.reason(usage),
-            (self._ladder.is_hopeless, self._outside.explains),
-        )
-        if reason is not None and any(tells(reason, usage.sample) for tells in no_use):
+        reason = self._mark.reason(usage)
+        checks = (self._ladder.is_hopeless, self._outside.explains)
+        if reason is not None and any(check(reason, usage.sample) for check in checks):
             reason = None
         self.holds_back = reason is not None
         return reason
