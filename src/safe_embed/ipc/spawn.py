@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from safe_embed.ipc.connection import SEND_SECONDS, Connection
+from safe_embed.ipc.descriptors import above_standard, has_standard_error
 from safe_embed.ipc.signals import held_back
 from safe_embed.ipc.surroundings import Surroundings
 
@@ -30,7 +31,6 @@ pipe.set_inheritable(False)
 del sys.argv[2:]
 getattr(importlib.import_module(module), function)(pipe)
 """
-_LAST_STANDARD = 2  # descriptor of standard error
 _ARGUMENTS = 4  # of sys.argv above, before the variables
 
 
@@ -53,7 +53,7 @@ def start_process(
     at_start, path = surroundings.at_start(), surroundings.path()
     environment = dict(os.environ)
     usual = [f"{name}={environment[name]}" if name in environment else name for name in at_start]
-    ours, theirs = map(_above_standard, socket.socketpair())
+    ours, theirs = map(above_standard, socket.socketpair())
     with theirs, held_back():
         pipe, first = str(theirs.fileno()), str(_ARGUMENTS + len(usual))
         process = subprocess.Popen(  # noqa: S603 this interpreter, with code from above
@@ -63,29 +63,11 @@ def start_process(
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=None if _has_standard_error() else subprocess.DEVNULL,
+            stderr=None if has_standard_error() else subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env={**environment, **surroundings.variables, **at_start},
         )
     return process, Connection(ours, SEND_SECONDS, process.kill)
-
-
-def _above_standard(pipe: socket.socket) -> socket.socket:
-    """Move a socket off the descriptors 0, 1 and 2, which are free where a daemon closed them."""
-    if pipe.fileno() > _LAST_STANDARD:
-        return pipe
-    import fcntl  # Windows has none, and gets here never
-
-    with pipe:
-        return socket.socket(fileno=fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, _LAST_STANDARD + 1))
-
-
-def _has_standard_error() -> bool:
-    """Whether descriptor 2 is meant for children; what a program opened there later is not."""
-    try:
-        return os.get_inheritable(_LAST_STANDARD)
-    except OSError:
-        return False
 
 
 def _interpreter_flags() -> list[str]:

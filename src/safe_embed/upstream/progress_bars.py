@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
-_STANDARD_ERROR = 2
+from safe_embed.ipc.descriptors import has_standard_error
 
 
 def disable_unwritable_bars() -> None:
-    """Disable the progress bars of transformers for good, if they would be written to nothing.
+    """Disable the progress bars of transformers for good, if standard error is closed.
 
     A bar that cannot be written raises an error with tqdm's lock held, and the process then hangs
     when it ends. Source: ``tqdm.std.tqdm.refresh`` of tqdm 4.70.
     """
-    if not _has_standard_error():
+    if not has_standard_error():
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _has_standard_error() -> bool:
-    """Whether descriptor 2 is open, and is not a file that the program opened in its place."""
-    try:
-        return os.get_inheritable(_STANDARD_ERROR)
-    except OSError:
-        return False
