@@ -146,6 +146,26 @@ def interrupted(loader: Loader, load: SlowLoad, thread: threading.Thread, *, fir
         encoder.reload()
 
 
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_ctrl_c_while_the_thread_of_an_encoder_starts_ends_it(
+    saved: Path, isolation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``Thread.start`` waits until the thread runs, and can be interrupted meanwhile."""
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "safe_embed":
+            started.append(thread)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        SafeEncoder(str(saved), isolation=isolation)
+    wait_until(lambda: not any(thread.is_alive() for thread in started))
+    assert started
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
 def test_ctrl_c_during_a_load_waits_for_nothing(saved: Path, *, first: bool) -> None:
