@@ -36,7 +36,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True)
 class Start:
-    """What a worker runs, and with what: as ``subprocess.Popen`` is told."""
+    """The arguments of ``subprocess.Popen`` with which the library starts a worker process."""
 
     arguments: list[str]
     pipe: int

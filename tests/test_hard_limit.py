@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hard_limit
 import process_models
 import seams
 from process_models import MIB
@@ -334,3 +335,29 @@ def test_the_system_kills_nothing(isolation: str) -> None:
     row = json.loads(done.stdout.splitlines()[-1])
     assert (0, 0) == (row["kills"], row["wrong"])
     assert row["reloads"] >= 1
+
+
+ROW = {
+    "isolation": "none",
+    "lost_mib": 10,
+    "kills": 0,
+    "wrong": 0,
+    "growth_mib": 460,
+    "most_growth_allowed_mib": 460,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"kills": 1}, "killed (1)"),
+        ({"kills": "exit -9"}, "killed (exit -9)"),
+        ({"wrong": 2}, "2 wrong"),
+        ({"growth_mib": 461}, "grew by 461 MiB"),
+    ],
+)
+def test_the_experiment_names_what_was_not_kept(changes: dict[str, Any], fault: str | None) -> None:
+    """Its record is of no use then; see tests/test_run_records.py."""
+    expected = [] if fault is None else [f"none, 10 MiB a call: {fault}"]
+    assert expected == hard_limit.faults_in([{**ROW, **changes}])

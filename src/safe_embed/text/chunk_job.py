@@ -240,7 +240,10 @@ class Job:
         return boundary_levels(text, pieces.end[first:end].tolist(), int(pieces.start[first]))
 
     def kept(self, wholes: Pieces, chunks: dict[int, list[Chunk]]) -> list[int]:
-        """Encode pieces; add those that fit to *chunks*, return the places of the others."""
+        """Encode pieces, add each within the budget to *chunks*, and return the places of the rest.
+
+        A place is the position of a piece in *wholes*.
+        """
         misfits: list[int] = []
         encodings = self.reader.encode(wholes.read(self.texts))
         for place, (text_index, start, end) in enumerate(wholes.places()):
