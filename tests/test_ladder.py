@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import models
 from safe_embed.memory.ladder import Ladder, Remedy
+from safe_embed.memory.remedies import trim
 from safe_embed.memory.types import Event, MemorySample, Reason, Rung
 from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 
@@ -578,6 +579,26 @@ def test_a_trim_gives_back_what_free_does_not() -> None:
         pytest.skip("the system does not tell RssAnon")
     assert abs(full - freed) < 5 * MIB
     assert freed - trimmed > 85 * MIB
+
+
+@pytest.mark.parametrize(
+    ("device", "functions", "expected"),
+    [
+        ("mps", ("empty_cache", "clear_graph_cache"), ["clear_graph_cache", "empty_cache"]),
+        ("mps", ("empty_cache",), ["empty_cache"]),
+        ("cuda", ("empty_cache",), ["empty_cache"]),
+        ("cpu", ("empty_cache", "clear_graph_cache"), []),
+    ],
+)
+def test_a_trim_empties_the_caches_of_the_device(
+    device: str, functions: tuple[str, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs of MPS go first, where torch can drop them: they hold buffers of its cache."""
+    called: list[str] = []
+    cache = SimpleNamespace(**{name: lambda name=name: called.append(name) for name in functions})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(**{device: cache}))
+    trim(device)
+    assert expected == called
 
 
 _CACHE = """
