@@ -1,0 +1,116 @@
+"""Which containers of Python have grown, who owns them, and what types their entries have."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+_KINDS = (list, dict, set, deque)
+# Entries that are looked at for their types: the newest of a list, any of a dict.
+_SAMPLE = 50
+
+
+class Container(NamedTuple):
+    """A container that has grown.
+
+    Attributes:
+        kind: Type of the container, such as ``"list"``.
+        owner: Type of what refers to it, such as ``"fugashi.fugashi.Tagger"``, or the module whose
+            global variable it is; empty if neither can be told.
+        more_entries: How many entries it has gained.
+        entry_kind: The commonest type of its entries, such as ``"numpy.ndarray"``.
+        size_bytes: An estimate of what the gained entries hold.
+    """
+
+    kind: str
+    owner: str
+    more_entries: int
+    entry_kind: str
+    size_bytes: int
+
+
+def container_sizes() -> dict[int, int]:
+    """Count the entries of all containers of Python that the garbage collector knows.
+
+    Returns:
+        id of the container -> number of entries.
+    """
+    return {id(one): len(one) for one in _containers()}
+
+
+def grown_containers(before: dict[int, int], fewest: int) -> list[Container]:
+    """List the containers that have gained entries since, the largest first.
+
+    Args:
+        before: What :func:`container_sizes` returned.
+        fewest: Containers that have gained fewer entries are left out.
+
+    Returns:
+        At most five of them.
+    """
+    grown = [
+        (len(one) - before.get(id(one), 0), one)
+        for one in _containers()
+        if one is not before and len(one) - before.get(id(one), 0) >= fewest
+    ]
+    found = [_describe(one, more) for more, one in grown]
+    return sorted(found, key=lambda one: -one.size_bytes)[:5]
+
+
+def _containers() -> Iterable[Any]:
+    # A dict of plain values is not tracked by the collector, but what it hangs on is.
+    known: set[int] = set()
+    for one in gc.get_objects():
+        for candidate in (one, *_untracked(one)):
+            if isinstance(candidate, _KINDS) and id(candidate) not in known:
+                known.add(id(candidate))
+                yield candidate
+
+
+def _untracked(one: Any) -> Iterable[Any]:
+    """Dicts that the collector does not track, among those that an object refers to."""
+    if isinstance(one, _KINDS | tuple):
+        return [value for value in one.values() if type(value) is dict] if type(one) is dict else []
+    return [value for value in gc.get_referents(one) if type(value) is dict]
+
+
+def _describe(container: Any, more: int) -> Container:
+    entries = container.values() if isinstance(container, dict) else container
+    newest = list(
+        islice(reversed(entries) if hasattr(entries, "__reversed__") else entries, _SAMPLE)
+    )
+    kinds = Counter(_name(type(entry)) for entry in newest)
+    entry_kind = kinds.most_common(1)[0][0] if kinds else ""
+    each = sum(map(_size, newest)) / max(1, len(newest))
+    keys = list(islice(container, _SAMPLE)) if isinstance(container, dict) else []
+    each += sum(map(sys.getsizeof, keys)) / max(1, len(keys))
+    return Container(
+        type(container).__name__, _owner(container), more, entry_kind, int(more * each)
+    )
+
+
+def _owner(container: Any) -> str:
+    for one in gc.get_referrers(container):
+        if isinstance(one, dict) and "__name__" in one and "__spec__" in one:
+            return str(one["__name__"])
+        if not isinstance(one, _KINDS | tuple) and type(one).__name__ not in {"frame", "cell"}:
+            return _name(type(one))
+    return ""
+
+
+def _size(entry: Any) -> int:
+    """Size of an entry: of a tensor its storage, of other things what Python tells."""
+    nbytes = getattr(entry, "nbytes", 0)  # of arrays that do not own their data, and of tensors
+    try:
+        return max(sys.getsizeof(entry), nbytes if isinstance(nbytes, int) else 0)
+    except Exception:  # noqa: BLE001 an object of the user's may raise anything
+        return 0
+
+
+def _name(kind: type) -> str:
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
