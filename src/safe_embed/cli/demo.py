@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +19,7 @@ from safe_embed.cli.files import Document, read_documents, shown
 from safe_embed.encoder import SafeEncoder
 from safe_embed.memory.sampling import anonymous_bytes
 from safe_embed.memory.sizes import format_mib
+from safe_embed.packaged_manual import manual_folder
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.types import ChunkedText, FloatArray, Span, TextPlan
 
@@ -98,8 +97,7 @@ def read_manual() -> list[Document]:
     Returns:
         Its pages, longest first, with placeholders replaced by figures: {{ questions }} -> 300.
     """
-    packaged = Path(str(files("safe_embed") / "manual"))
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "docs" / "ja"
+    folder = manual_folder()
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     pages = [page for page in sorted(folder.glob("*.md")) if page.stem != "index"]
     pages.sort(key=lambda page: -page.stat().st_size)

@@ -66,16 +66,21 @@ def _containers() -> Iterable[Any]:
     known: set[int] = set()
     for one in gc.get_objects():
         for candidate in (one, *_untracked(one)):
-            if isinstance(candidate, _KINDS) and id(candidate) not in known:
+            if _is_container(candidate) and id(candidate) not in known:
                 known.add(id(candidate))
                 yield candidate
 
 
 def _untracked(one: Any) -> Iterable[Any]:
     """Dicts that the collector does not track, among those that an object refers to."""
-    if isinstance(one, _KINDS | tuple):
-        return [value for value in one.values() if type(value) is dict] if type(one) is dict else []
+    if type(one) in {list, set, deque, tuple}:
+        return []
     return [value for value in gc.get_referents(one) if type(value) is dict]
+
+
+def _is_container(one: Any) -> bool:
+    """By type: isinstance would run code of proxies."""
+    return issubclass(type(one), _KINDS)
 
 
 def _describe(container: Any, more: int) -> Container:
@@ -95,9 +100,12 @@ def _describe(container: Any, more: int) -> Container:
 
 def _owner(container: Any) -> str:
     for one in gc.get_referrers(container):
-        if isinstance(one, dict) and "__name__" in one and "__spec__" in one:
+        if type(one) is dict and "__name__" in one and "__spec__" in one:
             return str(one["__name__"])
-        if not isinstance(one, _KINDS | tuple) and type(one).__name__ not in {"frame", "cell"}:
+        if not issubclass(type(one), (*_KINDS, tuple)) and type(one).__name__ not in {
+            "frame",
+            "cell",
+        }:
             return _name(type(one))
     return ""
 

@@ -63,8 +63,8 @@ WORDS: dict[Cause, Words] = {
     Cause.PAGED_IN: Words(
         "weights being paged in",
         "重みの読み込み（ページイン）",
-        "Pages of mapped files (RssFile) grow, allocated memory (RssAnon) does not. The system takes "
-        "them back when it needs them: no growth.",
+        "Pages of mapped files (RssFile) grow, allocated memory (RssAnon) does not. The system "
+        "takes them back when it needs them: no growth.",
         "増えるのはファイルのページ（RssFile）で、確保したメモリ（RssAnon）ではありません。必要になれば"
         "システムが回収します。増加とは数えません。",
         "grep RssAnon /proc/$PID/status  # watch this value in the place of RSS",

@@ -1,0 +1,63 @@
+"""What a report says of the process and the machine, so that it can be pasted into a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from safe_embed.diagnosis.readings import mapped_files
+from safe_embed.memory.sampling import take_sample
+from safe_embed.memory.sizes import format_mib
+
+_PACKAGES = ("safe-embed", "torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
+_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
+_VARIABLES = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+
+
+def environment(device: str | None = None) -> dict[str, str]:
+    """Describe versions, device, allocator and limits.
+
+    Args:
+        device: Device of the model; ``None`` if upstream chooses it.
+
+    Returns:
+        Name -> value, both for people. Nothing is imported for it.
+    """
+    limit = take_sample()
+    known = {
+        **{name: installed for name in _PACKAGES if (installed := _version(name))},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "C library": " ".join(platform.libc_ver()).strip() or "-",
+        "allocator": allocator(),
+        "processors": str(os.cpu_count()),
+        "memory limit": f"{format_mib(limit.limit_bytes)} ({limit.limit_kind})",
+        "device": device or "chosen by sentence-transformers",
+    }
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if "LD_PRELOAD" in variables:  # a path may name a user
+        variables["LD_PRELOAD"] = os.path.basename(variables["LD_PRELOAD"])  # noqa: PTH119 one of several
+    return known | variables
+
+
+def allocator() -> str:
+    """Name the allocator of C.
+
+    Returns:
+        ``"jemalloc"``, ``"tcmalloc"`` or ``"mimalloc"`` if one of them is loaded (Linux); else that
+        of the system.
+    """
+    loaded = " ".join(mapped_files()).lower()
+    for name in _ALLOCATORS:
+        if name in loaded:
+            return name
+    return "glibc" if platform.libc_ver()[0] == "glibc" else f"that of {sys.platform}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

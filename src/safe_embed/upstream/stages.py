@@ -1,0 +1,101 @@
+"""Tell when a forward pass or a tokenizer is at work, in whatever code calls them.
+
+For the process of an experiment alone: classes of torch and transformers are changed for good.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
+
+Stage = Callable[[str], AbstractContextManager[Any]]
+
+
+def observe_stages(stage: Stage) -> None:
+    """Run every outermost forward pass and tokenizer call within a context.
+
+    Only libraries that are already imported are observed: import the code to examine first. The
+    bare Rust tokenizer cannot be observed, only that of transformers.
+
+    Args:
+        stage: Is given ``"forward"`` or ``"tokenizer"``, and returns a context manager.
+    """
+    torch, transformers = sys.modules.get("torch"), sys.modules.get("transformers")
+    upstream = sys.modules.get("sentence_transformers")
+    if torch is not None:
+        _observe(torch.nn.Module, "__call__", "forward", stage)
+    if upstream is not None:  # its encode calls forward without __call__
+        _observe(upstream.SentenceTransformer, "forward", "forward", stage)
+    if transformers is not None:
+        _observe(transformers.PreTrainedTokenizerBase, "__call__", "tokenizer", stage)
+
+
+def _observe(kind: Any, name: str, stage: str, context: Stage) -> None:
+    original, depth = getattr(kind, name), threading.local()
+
+    @functools.wraps(original)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        if getattr(depth, "is_within", False):
+            return original(*args, **kwargs)
+        depth.is_within = True
+        try:
+            with context(stage):
+                return original(*args, **kwargs)
+        finally:
+            depth.is_within = False
+
+    setattr(kind, name, observed)
+
+
+def tokenizers_alive() -> list[Any]:
+    """List the tokenizers of transformers that this process holds.
+
+    Returns:
+        The tokenizers; empty if transformers is not imported.
+    """
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
+        return []
+    base = transformers.PreTrainedTokenizerBase
+    # By type: isinstance would run code of proxies.
+    return [one for one in gc.get_objects() if issubclass(type(one), base)]
+
+
+def empty_tokenizers() -> None:
+    """Empty the caches of all tokenizers that this process holds, where that can be done."""
+    for tokenizer in tokenizers_alive():
+        clear_tokenizer_cache(tokenizer)
+
+
+def renew_tokenizers() -> None:
+    """Put a new Rust tokenizer into each fast tokenizer that this process holds."""
+    for tokenizer in tokenizers_alive():
+        rust = getattr(tokenizer, "_tokenizer", None)
+        if rust is not None:
+            tokenizer._tokenizer = type(rust).from_str(rust.to_str())  # noqa: SLF001 as copies do
+
+
+def random_features(model: Any, tokens: int, seed: int) -> dict[str, Any]:
+    """Make the input of a forward pass of one text of random tokens.
+
+    Args:
+        model: A SentenceTransformer.
+        tokens: Number of tokens.
+        seed: Of the random tokens.
+
+    Returns:
+        Token ids and attention mask, each of shape (1, *tokens*), on the model's device.
+    """
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, len(model.tokenizer), (1, tokens), generator=random)
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {name: tensor.to(model.device) for name, tensor in features.items()}
