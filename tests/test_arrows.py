@@ -31,7 +31,7 @@ MEASURED = frozenset({"errors", "memory"})
 EXAMINED = frozenset(
     f"diagnosis.{name}" for name in ("growth", "verdicts", "readings", "containers")
 )
-WATCHED = frozenset(f"diagnosis.{name}" for name in ("environment", "log_file", "watching"))
+WATCHED = frozenset(f"diagnosis.{name}" for name in ("log_file", "watching"))
 ALL = ASKED | {"encoder", "", "policies", "splitters"}
 
 # Room -> the rooms it may import besides itself. A module is in the room with the longest name that
@@ -67,7 +67,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "diagnosis.watching": MEASURED | EXAMINED | WATCHED,
     **dict.fromkeys(WATCHED - {"diagnosis.watching"}, MEASURED | EXAMINED),
     "testing": MEASURED | EXAMINED,
-    "pytest_plugin": frozenset({"testing"}),
+    "pytest_plugin": frozenset({"", "testing", "diagnosis.growth"}),
     "jobs": ALL,
     "integrations": ALL,
     "cli": ALL,

@@ -183,6 +183,16 @@ def test_the_log_of_an_earlier_process_is_kept(path: Path) -> None:
     assert 1 == read_log(f"{path}.1").readings[-1].calls
 
 
+def test_a_log_is_written_once(path: Path) -> None:
+    """A second block, within the first or after it, would mix two logs."""
+    log = watch(path)
+    with log, pytest.raises(ConfigError, match="ください"), log:
+        pass
+    with pytest.raises(ConfigError, match="ください"), log:
+        pass
+    assert 2 == len(read_log(path).readings)
+
+
 def _no_folder(folder: Path) -> Path:
     return folder / "missing" / "memory.jsonl"
 

@@ -1,4 +1,4 @@
-"""Why a process grows: what its memory curve shows. Needs the extra ``doctor``."""
+"""Why a process grows: its memory curve, and a log of it. Curves need the extra ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from safe_embed.diagnosis.growth import Growth, Verdict, further_calls, judge
 if TYPE_CHECKING:
     from safe_embed.diagnosis.log_file import Log, read_log
     from safe_embed.diagnosis.log_shape import shape_of
+    from safe_embed.diagnosis.readings import Reading
+    from safe_embed.diagnosis.verdicts import Cause, Finding
     from safe_embed.diagnosis.watching import MemoryLog, watch
 
 __all__ = [
+    "Cause",
+    "Finding",
     "Growth",
     "Log",
     "MemoryLog",
+    "Reading",
     "Verdict",
     "further_calls",
     "judge",
@@ -26,8 +31,11 @@ __all__ = [
 
 # Loaded when it is first used: the shape of a curve needs no process to read.
 _HOMES = {
+    "Cause": "verdicts",
+    "Finding": "verdicts",
     "Log": "log_file",
     "MemoryLog": "watching",
+    "Reading": "readings",
     "read_log": "log_file",
     "shape_of": "log_shape",
     "watch": "watching",

@@ -7,21 +7,24 @@ import inspect
 import logging
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
-from safe_embed.diagnosis.environment import environment
 from safe_embed.diagnosis.log_file import header_line, is_log, to_line
 from safe_embed.diagnosis.readings import Reader, held_reader
 from safe_embed.errors import ConfigError, both
+from safe_embed.memory.allocators import allocator_name
 from safe_embed.memory.sizes import parse_size
 
+_PACKAGES = ("safe-embed", "torch", "sentence-transformers", "transformers", "tokenizers")
 _LEAST_INTERVAL_SECONDS = 0.01
 _LEAST_BYTES = 65_536
 # Lines of calls that wait for the next interval: 100 kB, which is no growth to be seen.
@@ -32,14 +35,13 @@ _FEWEST_LINES = 10
 _INTERVAL, _CALL = 0, 1
 _OF_INTERVAL = b'"python_threads"'
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class MemoryLog:
-    """A log that is being written; see :func:`watch`. Its methods may be called from any thread.
+    """A log that is being written; see :func:`safe_embed.watch`.
 
-    In a forked child they do nothing.
+    Its methods may be called from any thread. In a forked child they do nothing.
     """
 
     def __init__(
@@ -80,36 +82,44 @@ class MemoryLog:
                 }
                 self._file.add(to_line(values))
 
-    def wrap(self, function: Callable[P, T]) -> Callable[P, T]:
+    def wrap(self, function: Function) -> Function:
         """Make a function of which each call is counted when it ends, also by an error.
 
         Args:
             function: A function, or a coroutine function.
 
         Returns:
-            One that does the same.
+            A function that does the same.
         """
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def counted_later(*args: P.args, **kwargs: P.kwargs) -> Any:
+            async def counted_later(*args: Any, **kwargs: Any) -> Any:
                 try:
                     return await function(*args, **kwargs)
                 finally:
                     self.call()
 
-            return counted_later  # type: ignore[return-value]
+            return cast("Function", counted_later)
 
         @functools.wraps(function)
-        def counted(*args: P.args, **kwargs: P.kwargs) -> T:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
             finally:
                 self.call()
 
-        return counted
+        return cast("Function", counted)
 
     def __enter__(self) -> Self:
+        if self._pid is not None or self._ended.is_set():
+            raise ConfigError(
+                both(
+                    "A memory log is written once. Call safe_embed.watch for each block.",
+                    "メモリの記録は一度だけ使えます。ブロックごとに safe_embed.watch を"
+                    "呼んでください。",
+                )
+            )
         self._file.open(
             header_line(
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,7 +127,10 @@ class MemoryLog:
                 interval_seconds=self._interval_seconds,
                 each_call=self._each_call,
                 device=self._device,
-                **environment(),
+                packages={name: found for name in _PACKAGES if (found := _version(name))},
+                python=platform.python_version(),
+                platform=platform.platform(),
+                allocator=allocator_name(),
             )
         )
         self._held = held_reader()
@@ -192,7 +205,8 @@ def watch(
             milliseconds of processor time, 0.006 % of a core at the default. The sizes of a C heap
             with very many free blocks are read less often, so that they stay below 0.1 %.
         each_call: Whether RssAnon is read after each call as well, in about 40 microseconds. Calls
-            are counted by :meth:`MemoryLog.call` or :meth:`MemoryLog.wrap`.
+            are counted by :meth:`safe_embed.diagnosis.MemoryLog.call` or
+            :meth:`safe_embed.diagnosis.MemoryLog.wrap`.
         device: A device whose memory is read as well, such as ``"mps"`` or ``"cuda:0"``.
         max_bytes: The most that the file takes: a number of bytes or a text such as ``"8 MiB"``,
             64 KiB or more. At the default interval 8 MiB hold three days at full density.
@@ -314,6 +328,14 @@ class _LogFile:
         part.replace(self._path)
         self._file.close()
         self._file = file
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, which is not imported; ``None`` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _every_second(lines: list[bytes], kind: int) -> list[bytes]:
