@@ -207,6 +207,13 @@ def test_the_package_keeps_its_arrows() -> None:
         ),
         ("diagnosis", "import scipy.stats", "diagnosis -> scipy.stats"),
         (
+            "diagnosis.watching",
+            "import safe_embed.upstream",
+            "diagnosis.watching -> safe_embed.upstream",
+        ),
+        ("testing", "import safe_embed.encoder", "testing -> safe_embed.encoder"),
+        ("pytest_plugin", "import safe_embed.memory", "pytest_plugin -> safe_embed.memory"),
+        (
             "cli",
             "def f():\n    from sentence_transformers import util",
             "cli -> sentence_transformers.util",
