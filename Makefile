@@ -10,7 +10,7 @@ OLDEST_BIN := .venv-oldest/bin
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
 	morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
-	thread_backend users_code wire words worker_path wraps
+	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
 IN_TWO := --numprocesses=2 --dist=worksteal --benchmark-disable

@@ -64,6 +64,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|os|pathlib|re|typing)\..*"),
     # Names for a choice of literals: the docstring lists the choices where the name is used.
     (r"py:class", r"Mode|OnLong|Pooling|PoolingFunction|Precision|SplitterLike|WhenFull"),
+    # Any function: what MemoryLog.wrap is given and returns.
+    (r"py:class", r"safe_embed\.diagnosis\.watching\.Function"),
     # A number inside a module, named in a docstring for those who read the source.
     (r"py:data", r"WINDOW_CHARS"),
 ]

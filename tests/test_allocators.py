@@ -210,3 +210,36 @@ def test_a_trim_that_fails_is_told() -> None:
     ladder = Ladder({Rung.TRIM: fail}, lambda: MemorySample(0.0, rss_anon_bytes=1), events.append)
     list(ladder.climb(Reason("grown", rung=Rung.TRIM), MemorySample(0.0)))
     assert ["failed"] == [event.kind for event in events]
+
+
+def named(library: str) -> str:
+    """The name of the allocator, of a process that was started with a library."""
+    say = "from safe_embed.memory.allocators import allocator_name; print(allocator_name())"
+    done = subprocess.run(
+        [sys.executable, "-c", say],
+        env={**os.environ, "LD_PRELOAD": library},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+@on_linux
+@pytest.mark.parametrize("name", ["jemalloc", "tcmalloc_minimal"])
+def test_a_known_allocator_is_named(name: str) -> None:
+    """By a function that only it has."""
+    assert name.removesuffix("_minimal") == named(installed(name))
+
+
+@on_linux
+def test_the_file_that_has_malloc_names_the_allocator(shim: str) -> None:
+    """The functions of glibc are there without its malloc, too."""
+    assert "shim.so" == named(shim)
+    assert named("") in {"glibc", "libc.musl-x86_64.so.1"}
+
+
+def test_an_allocator_that_cannot_be_told_has_no_name() -> None:
+    """As on Windows, or in a library without symbols."""
+    assert allocators.allocator_name(SimpleNamespace()) is None

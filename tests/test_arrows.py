@@ -25,6 +25,13 @@ ASKED = SERVED | {
     *("options", "waiting", "streaming", "encoding", "compat", "placement", "copying"),
     *("encoder_options", "offline"),
 }
+# What users' own tests need, and what writes and reads a log of one's own process: neither loads a
+# model.
+MEASURED = frozenset({"errors", "memory"})
+EXAMINED = frozenset(
+    f"diagnosis.{name}" for name in ("growth", "verdicts", "readings", "containers")
+)
+WATCHED = frozenset(f"diagnosis.{name}" for name in ("log_file", "watching"))
 ALL = ASKED | {"encoder", "", "policies", "splitters"}
 
 # Room -> the rooms it may import besides itself. A module is in the room with the longest name that
@@ -52,10 +59,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "encoder": ASKED,
     "policies": GROUND | {"memory"},
     "splitters": GROUND | {"text"},
-    "": ASKED | {"encoder"},
+    "": ASKED | {"encoder", "diagnosis.watching"},
     "search": ALL,
-    "diagnosis": ALL | {"diagnosis.growth"},
-    "diagnosis.growth": frozenset({"errors"}),  # pure: for users' own tests as well
+    "diagnosis": ALL | EXAMINED | WATCHED,
+    "diagnosis.growth": frozenset({"errors"}),  # pure
+    **dict.fromkeys(EXAMINED - {"diagnosis.growth"}, MEASURED),
+    "diagnosis.watching": MEASURED | EXAMINED | WATCHED,
+    **dict.fromkeys(WATCHED - {"diagnosis.watching"}, MEASURED | EXAMINED),
+    "testing": MEASURED | EXAMINED,
+    "pytest_plugin": frozenset({"", "testing", "diagnosis.growth"}),
     "jobs": ALL,
     "integrations": ALL,
     "cli": ALL,
@@ -194,6 +206,13 @@ def test_the_package_keeps_its_arrows() -> None:
             "diagnosis.growth -> safe_embed.memory",
         ),
         ("diagnosis", "import scipy.stats", "diagnosis -> scipy.stats"),
+        (
+            "diagnosis.watching",
+            "import safe_embed.upstream",
+            "diagnosis.watching -> safe_embed.upstream",
+        ),
+        ("testing", "import safe_embed.encoder", "testing -> safe_embed.encoder"),
+        ("pytest_plugin", "import safe_embed.memory", "pytest_plugin -> safe_embed.memory"),
         (
             "cli",
             "def f():\n    from sentence_transformers import util",

@@ -23,7 +23,9 @@ import pytest
 import safe_embed
 from models import saved
 from safe_embed import SafeEncoder, errors
+from safe_embed.diagnosis import read_log
 from safe_embed.memory import policies
+from safe_embed.testing import assert_flat_memory
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -162,6 +164,13 @@ def _guard(module: ModuleType, folder: Path) -> None:
     module.test_the_encoder_does_not_grow()
 
 
+def _watch(module: ModuleType, folder: Path) -> None:
+    module.serve(["短い文です。"] * 3, folder / "memory.jsonl")
+    assert 3 == read_log(folder / "memory.jsonl").readings[-1].calls
+    module.tell(folder / "memory.jsonl")
+    module.test_splitting_keeps_memory_flat(assert_flat_memory)
+
+
 def _prometheus(module: ModuleType, folder: Path) -> None:
     from prometheus_client import REGISTRY
 
@@ -184,6 +193,7 @@ USES = {
     "recipes/asyncio": _asyncio,
     "recipes/batch": _batch,
     "recipes/guard": _guard,
+    "recipes/watch": _watch,
     "recipes/prometheus": _prometheus,
     "reference/errors": _errors,
 }

@@ -28,6 +28,11 @@ from importlib.metadata import entry_points
 (script,) = entry_points(group="console_scripts", name="safe-embed")
 print(json.dumps(callable(script.load())))
 """
+PYTEST_PLUGIN = """
+from importlib.metadata import entry_points
+(plugin,) = entry_points(group="pytest11", name="safe_embed")
+print(json.dumps(callable(plugin.load().assert_flat_memory)))
+"""
 LOADED = "import safe_embed; print(json.dumps(sorted(sys.modules)))"
 
 
@@ -81,6 +86,11 @@ def test_the_installed_package_splits(installed: Path) -> None:
 def test_the_console_script_can_be_loaded(installed: Path) -> None:
     """What ``safe-embed`` starts is in the wheel."""
     assert _in_wheel(installed, ENTRY_POINT) is True
+
+
+def test_the_plugin_of_pytest_can_be_loaded(installed: Path) -> None:
+    """What pytest finds by its entry point has the fixture."""
+    assert _in_wheel(installed, PYTEST_PLUGIN) is True
 
 
 def test_import_loads_nothing_heavy(installed: Path) -> None:

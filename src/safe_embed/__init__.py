@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safe_embed.errors import SafeEmbedError
 
 if TYPE_CHECKING:
+    from safe_embed.diagnosis.watching import watch
     from safe_embed.encoder import SafeEncoder
     from safe_embed.memory.policies import EveryCalls, MemoryAbove, MemoryGrowth, Never
     from safe_embed.memory.types import Event, Stats
@@ -34,6 +35,7 @@ __all__ = [
     "Stats",
     "TextPlan",
     "pad_to_dim",
+    "watch",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "Stats": "memory.types",
     "TextPlan": "types",
     "pad_to_dim": "vectors",
+    "watch": "diagnosis.watching",
 }
 
 

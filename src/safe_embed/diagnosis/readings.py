@@ -81,10 +81,11 @@ class Reader:
 
     Args:
         device: A device whose memory is read as well, such as ``"mps"``.
+        costly_seconds: For this time after the C heap was measured, it is not measured again.
     """
 
-    def __init__(self, device: str | None = None) -> None:
-        self._sampler = Sampler(device, min_seconds=0)
+    def __init__(self, device: str | None = None, *, costly_seconds: float = 1.0) -> None:
+        self._sampler = Sampler(device, min_seconds=0, costly_seconds=costly_seconds)
         self._start: float | None = None
 
     def take(self, calls: int | None = None, *, fresh: bool = False) -> Reading:

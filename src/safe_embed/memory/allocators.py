@@ -47,14 +47,50 @@ class _SymbolInfo(ctypes.Structure):
     )
 
 
-def _file_of(libc: Any, name: str) -> int | None:
-    """Address of the loaded file that a function stands in; ``None`` if it cannot be told."""
+def _symbol(libc: Any, name: str) -> _SymbolInfo | None:
+    """The loaded file that a function stands in; ``None`` if it cannot be told."""
     function, dladdr = getattr(libc, name, None), getattr(libc, "dladdr", None)
     if function is None or dladdr is None:
         return None
     info = _SymbolInfo()
     is_known = dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(info))
-    return info.file_base if is_known else None
+    return info if is_known else None
+
+
+def _file_of(libc: Any, name: str) -> int | None:
+    """Address of the loaded file that a function stands in; ``None`` if it cannot be told."""
+    symbol = _symbol(libc, name)
+    return symbol.file_base if symbol else None
+
+
+# A function that only this allocator has -> the allocator.
+_NAMES = {
+    "mallctl": "jemalloc",
+    "MallocExtension_ReleaseFreeMemory": "tcmalloc",
+    "mi_malloc": "mimalloc",
+    "malloc_trim": "glibc",
+    "malloc_zone_pressure_relief": "macOS",
+}
+
+
+def allocator_name(libc: Any = None) -> str | None:
+    """Name the allocator that ``malloc`` of this process belongs to.
+
+    Args:
+        libc: What the process has loaded; ``None`` to look.
+
+    Returns:
+        Such as ``"glibc"``, ``"jemalloc"``, ``"tcmalloc"``; the name of the file that has
+        ``malloc`` if it is none of those known; ``None`` if that cannot be told.
+    """
+    loaded = c_library() if libc is None else libc
+    malloc = _symbol(loaded, "malloc")
+    if malloc is None:
+        return None
+    names = (
+        name for function, name in _NAMES.items() if _file_of(loaded, function) == malloc.file_base
+    )
+    return next(names, os.path.basename(os.fsdecode(malloc.file_name)))  # noqa: PTH119 a name
 
 
 def heap_reader(libc: Any) -> Callable[[], Figures]:
