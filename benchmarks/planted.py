@@ -167,7 +167,7 @@ def _tagger() -> Any:
 
 
 def tagger_kept(text: str) -> None:
-    """fugashi's Tagger is called with new words: it keeps every surface."""
+    """A Tagger of fugashi is called with new words: it keeps every surface."""
     embed(text)
     kana = [chr(code) for code in range(0x30A1, 0x30FB)]
     _tagger()(" ".join("".join(_random.choices(kana, k=8)) for _ in range(40)))
@@ -267,5 +267,3 @@ def own_peaks(text: str) -> None:
         np.ones(_random.randrange(5, 60) * MB, dtype=np.uint8)
     if number % 50 == 0:
         _held[:] = [np.ones(_random.randrange(1, 10) * MB, dtype=np.uint8)]
-
-

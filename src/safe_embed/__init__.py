@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safe_embed.errors import SafeEmbedError
 
 if TYPE_CHECKING:
+    from safe_embed.diagnosis.doctor import diagnose
     from safe_embed.diagnosis.watching import watch
     from safe_embed.encoder import SafeEncoder
     from safe_embed.memory.policies import EveryCalls, MemoryAbove, MemoryGrowth, Never
@@ -34,6 +35,7 @@ __all__ = [
     "SafeEncoder",
     "Stats",
     "TextPlan",
+    "diagnose",
     "pad_to_dim",
     "watch",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "SafeEncoder": "encoder",
     "Stats": "memory.types",
     "TextPlan": "types",
+    "diagnose": "diagnosis.doctor",
     "pad_to_dim": "vectors",
     "watch": "diagnosis.watching",
 }

@@ -1,4 +1,7 @@
-"""The command ``safe-embed``: ``demo`` answers questions, ``split`` shows where a text is cut."""
+"""The command ``safe-embed``: ``demo`` answers questions, ``split`` shows where a text is cut.
+
+``doctor`` says why a process grows.
+"""
 
 from __future__ import annotations
 
@@ -119,6 +122,61 @@ def split(
                 typer.echo(_json({"start": start, "end": end, "text": piece}))
             else:
                 typer.echo(f"{start}\t{end}\t{_json(piece)[1:-1]}")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="Folder or name of a model.")] = "offline",
+    encoder: Annotated[
+        Literal["sentence-transformers", "safe-embed"], typer.Option(help="What embeds.")
+    ] = "sentence-transformers",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Function of your own to examine instead.", metavar="MODULE:FUNCTION"),
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="UTF-8 file, a text in each line.", metavar="FILE")
+    ] = None,
+    calls: Annotated[int, typer.Option(help="Calls of each experiment, 200 or more.")] = 2000,
+    budget: Annotated[float, typer.Option(help="Time for everything, in seconds.")] = 180.0,
+    device: Annotated[str | None, typer.Option(help="Device of the model.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures.", metavar="FILE")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the curves: .svg, .png, .pdf.", metavar="FILE")
+    ] = None,
+    fail_on: Annotated[
+        Literal["growth"] | None, typer.Option(help="Exit with status 1 if something grows.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Read a log of safe_embed.watch instead.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Say why a process grows / プロセスのメモリが増える原因を調べます."""
+    with _explained():
+        from safe_embed.cli import doctor as room
+
+        console = _Console(highlight=False)
+        if log is not None:
+            grows = room.examine_log(log, console, json_file=json_file, plot=plot)
+        else:
+            if target is not None:  # a module of the user's lies where the command is typed
+                sys.path.insert(0, str(Path.cwd()))
+            grows = room.examine(
+                console,
+                texts=texts,
+                json_file=json_file,
+                plot=plot,
+                model=model,
+                encoder=encoder,
+                target=target,
+                calls=calls,
+                budget_seconds=budget,
+                device=device,
+            )
+    if grows and fail_on == "growth":
+        raise typer.Exit(1)
 
 
 class _Console(Console):

@@ -1,4 +1,4 @@
-"""Why a process grows: its memory curve, and a log of it. Curves need the extra ``doctor``."""
+"""Why a process grows: experiments, its memory curve, a log of it. Needs the extra ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safe_embed.diagnosis.growth import Growth, Verdict, further_calls, judge
 
 if TYPE_CHECKING:
+    from safe_embed.diagnosis.doctor import Diagnosis, diagnose
     from safe_embed.diagnosis.log_file import Log, read_log
     from safe_embed.diagnosis.log_shape import shape_of
     from safe_embed.diagnosis.readings import Reading
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cause",
+    "Diagnosis",
     "Finding",
     "Growth",
     "Log",
     "MemoryLog",
     "Reading",
     "Verdict",
+    "diagnose",
     "further_calls",
     "judge",
     "read_log",
@@ -32,9 +35,11 @@ __all__ = [
 # Loaded when it is first used: the shape of a curve needs no process to read.
 _HOMES = {
     "Cause": "verdicts",
+    "Diagnosis": "doctor",
     "Finding": "verdicts",
     "Log": "log_file",
     "MemoryLog": "watching",
+    "diagnose": "doctor",
     "Reading": "readings",
     "read_log": "log_file",
     "shape_of": "log_shape",

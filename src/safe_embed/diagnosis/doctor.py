@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from safe_embed.diagnosis.decide import decide, judged
@@ -94,14 +94,40 @@ class Diagnosis:
 
         return text_report(self)
 
+    def plot(self, path: str | os.PathLike[str], *, language: Literal["en", "ja"] = "en") -> None:
+        """Draw the memory of each experiment by call.
+
+        Args:
+            path: File that ends in .svg, .png or .pdf.
+            language: Of the words; Japanese needs .svg, whose fonts are those of the reader.
+
+        Raises:
+            ConfigError: If the file has another suffix, or no folder.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from safe_embed.diagnosis.picture import Line, draw
+
+        is_japanese = language == "ja"
+        lines = [
+            Line(
+                one.kind.name_ja if is_japanese else one.name,
+                range(1, one.calls + 1),
+                one.held_bytes,
+                is_dashed=one.kind.is_traced,
+            )
+            for one in self.observations
+            if one.name in self.growths
+        ]
+        words = self.verdict.words
+        title = f"{self.subject}: {words.name_ja if is_japanese else words.name}"
+        draw(path, lines, title, language=language)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON: figures, curves and words, no text of the user's.
 
         Returns:
             Attribute name -> value.
         """
-        from dataclasses import asdict
-
         return {
             "subject": self.subject,
             "grows": self.grows,
@@ -117,7 +143,7 @@ class Diagnosis:
         }
 
 
-def diagnose(
+def diagnose(  # noqa: PLR0913 the options of the command
     model: str = "offline",
     *,
     encoder: Literal["sentence-transformers", "safe-embed"] = "sentence-transformers",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from safe_embed.diagnosis.readings import mapped_files
+from safe_embed.memory.allocators import allocator_name
 from safe_embed.memory.sampling import take_sample
 from safe_embed.memory.sizes import format_mib
 
 _PACKAGES = ("safe-embed", "torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
-_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 _VARIABLES = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 
 
@@ -31,7 +29,7 @@ def environment(device: str | None = None) -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "C library": " ".join(platform.libc_ver()).strip() or "-",
-        "allocator": allocator(),
+        "allocator": allocator_name() or "-",
         "processors": str(os.cpu_count()),
         "memory limit": f"{format_mib(limit.limit_bytes)} ({limit.limit_kind})",
         "device": device or "chosen by sentence-transformers",
@@ -40,20 +38,6 @@ def environment(device: str | None = None) -> dict[str, str]:
     if "LD_PRELOAD" in variables:  # a path may name a user
         variables["LD_PRELOAD"] = os.path.basename(variables["LD_PRELOAD"])  # noqa: PTH119 one of several
     return known | variables
-
-
-def allocator() -> str:
-    """Name the allocator of C.
-
-    Returns:
-        ``"jemalloc"``, ``"tcmalloc"`` or ``"mimalloc"`` if one of them is loaded (Linux); else that
-        of the system.
-    """
-    loaded = " ".join(mapped_files()).lower()
-    for name in _ALLOCATORS:
-        if name in loaded:
-            return name
-    return "glibc" if platform.libc_ver()[0] == "glibc" else f"that of {sys.platform}"
 
 
 def _version(package: str) -> str | None:

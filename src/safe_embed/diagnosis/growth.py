@@ -20,7 +20,7 @@ Verdict = Literal["flat", "plateau", "growth", "unclear"]
 """``"flat"``: no growth; ``"plateau"``: memory rose and stays; ``"growth"``: it rises, and does
 not slow down; ``"unclear"``: more calls are needed."""
 
-# 19 calls of +1,055 MB and 827 calls of +1,181 MB were the same pool that filled.
+# 19 calls rose by +1,055 MB, 827 calls by +1,181 MB: a pool that fills looks like growth at first.
 FEWEST_CALLS = 200
 # Ten values in the second half are the fewest that have an autocorrelation worth estimating.
 FEWEST_CALLS_TO_SETTLE = 20
@@ -32,6 +32,9 @@ SIGNIFICANCE = 0.002
 CONFIDENCE = 0.95
 # All pairs of the second half are compared: 20,000 of them take milliseconds.
 MOST_BLOCKS = 400
+# Noise that depends on its past may drift, and by little more than it strays from the drift: a rise
+# of ten times that is none of the noise, however few of its values are independent.
+CERTAIN_RISE = 10
 # From fewer independent values the spread of a slope is underestimated.
 FEWEST_INDEPENDENT = 15
 # Shows a cache that fills as 1 - exp(-calls / c) after 0.2 c calls: exp(-0.2 / 2) = 0.9.
@@ -86,6 +89,7 @@ class _Trend(NamedTuple):
     p_value: float
     noise_band: float
     independent: float
+    stray: float
 
 
 def judge(series: Sequence[float], tolerance_bytes: float = TOLERANCE_BYTES) -> Growth:
@@ -225,6 +229,7 @@ def _trend(half: NDArray[Any]) -> _Trend:
         float(2 * norm.sf(abs(test.z) / sqrt(inflation))),
         noise_band,
         independent,
+        float(np.ptp(residuals)),
     )
 
 
@@ -277,10 +282,11 @@ def _is_growing(
     import numpy as np
     from scipy.stats import theilslopes
 
-    if trend.p_value >= SIGNIFICANCE or trend.independent < FEWEST_INDEPENDENT:
+    rise = trend.slope * len(half)
+    is_significant = trend.p_value < SIGNIFICANCE and trend.independent >= FEWEST_INDEPENDENT
+    if not (is_significant or rise >= CERTAIN_RISE * trend.stray):
         return False
     first = blocks[: len(blocks) // 2]
-    rise = trend.slope * len(half)
     between = float(np.median(half) - np.median(first))
     return (
         rise > tolerance_bytes

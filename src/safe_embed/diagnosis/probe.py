@@ -124,8 +124,6 @@ class Experiment:
         self._reader = Reader(order.subject.device)
         self._called: Called = make_called(order.subject, order.kind.part)
         self._meter = StageMeter(self._read)
-        if not self._kind.is_traced:
-            upstream_stages.observe_stages(self._meter.stage)
         self._maker = TextMaker(order.subject.texts, seed=sum(map(ord, order.name)))
         # Threads that stay alive, as those of a server.
         self._callers = cycle([ThreadPoolExecutor(1) for _ in range(self._kind.callers)])
@@ -155,6 +153,8 @@ class Experiment:
         self._again_from = planned // 2 if twice else None
         lengths = self._maker.lengths(max(1, planned // 2))
         self._texts = self._maker.stream(self._kind.inputs, lengths)
+        if not self._kind.is_traced:  # now that the first calls have imported what they need
+            upstream_stages.observe_stages(self._meter.stage)
         gc.collect()
         self._mappings = mapped_files()
         if self._kind.is_traced:

@@ -115,7 +115,7 @@ def load_target(target: str) -> Call:
             both(
                 f"--target {target} names no function. Give 'package.module:function', of a module "
                 "that can be imported from here.",
-                f"--target {target} という関数がありません。ここからインポートできるモジュールの関数を "
+                f"--target {target} という関数がありません。インポートできるモジュールの関数を "
                 "'package.module:function' の形で指定してください。",
             )
         )

@@ -108,8 +108,8 @@ WORDS: dict[Cause, Words] = {
     Cause.SHAPES: Words(
         "one entry per shape",
         "入力の形ごとの保持",
-        "Something is kept for each distinct length of input (CPU primitives, MPS before torch 2.14, "
-        "the arena of an engine, a dict of one's own): texts of lengths that were seen before add "
+        "Something is kept for each distinct length of input (CPU primitives, MPS before torch "
+        "2.14, the arena of an engine, a dict of one's own): texts of lengths that were seen before add "
         "nothing. Few shapes bound it; on MPS use torch 2.14 or newer.",
         "入力の長さごとに何かが保持されています（CPU のプリミティブ、torch 2.14 より前の MPS、推論"
         "エンジンのアリーナ、自作の dict など）。一度通した長さでは増えません。形の種類を減らすと"
@@ -130,8 +130,8 @@ WORDS: dict[Cause, Words] = {
         "解放されないマッピング",
         "The same files are mapped again and again, and never unmapped; every new Tagger of MeCab "
         "does that with its dictionary. Keep one for the life of the process.",
-        "同じファイルが繰り返しマップされ、解放されません。MeCab の Tagger を作るたびに、辞書でこれが"
-        "起こります。プロセスに一つだけ作り、使い続けてください。",
+        "同じファイルが繰り返しマップされ、解放されません。MeCab の Tagger を作るたびに、辞書で"
+        "これが起こります。プロセスに一つだけ作り、使い続けてください。",
         "tagger = fugashi.Tagger()  # once, at the top of the module",
     ),
     Cause.PYTHON_OBJECTS: Words(
@@ -151,10 +151,10 @@ WORDS: dict[Cause, Words] = {
     Cause.FORWARD: Words(
         "native leak in the forward",
         "forward 内のネイティブメモリリーク",
-        "Memory grows inside the forward pass of the model, whatever the texts; neither a trim nor a "
-        "new tokenizer gives it back. Only a new process does.",
-        "文の内容によらず、モデルの forward の中でメモリが増えます。トリムでもトークナイザの作り直し"
-        "でも戻りません。プロセスの交換だけが有効です。",
+        "Memory grows inside the forward pass of the model, whatever the texts; neither a trim nor "
+        "a new tokenizer gives it back. Only a new process does.",
+        "文の内容によらず、モデルの forward の中でメモリが増えます。トリムでもトークナイザの"
+        "作り直しでも戻りません。プロセスの交換だけが有効です。",
         _PROCESS,
     ),
     Cause.OUTSIDE: Words(
@@ -221,17 +221,15 @@ class Finding:
         meaning = self.words.meaning_ja if is_japanese else self.words.meaning
         details = self.details_ja if is_japanese else self.details
         figures = "、".join if is_japanese else ", ".join
-        numbers = figures(filter(None, [details, self._size(), self._slope(is_japanese)]))
+        numbers = figures(
+            filter(None, [details, self._size(), self._slope(is_japanese=is_japanese)])
+        )
         return f"{name}{f' ({numbers})' if numbers else ''}: {meaning}"
 
     def _size(self) -> str:
-        return (
-            ""
-            if self.size_bytes is None
-            else f"{'+' * (self.size_bytes >= 0)}" + format_mib(self.size_bytes)
-        )
+        return "" if self.size_bytes is None else f"+{format_mib(self.size_bytes)}"
 
-    def _slope(self, is_japanese: bool) -> str:
+    def _slope(self, *, is_japanese: bool) -> str:
         if self.bytes_per_call is None:
             return ""
         kb = f"{self.bytes_per_call / 1e3:,.1f} kB"
