@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from safe_embed.diagnosis.experiments import TRIM, Observation
+from safe_embed.diagnosis.experiments import KINDS, TRIM, Observation
 from safe_embed.diagnosis.growth import FEWEST_CALLS, TOLERANCE_BYTES, Growth, judge
 from safe_embed.diagnosis.readings import Reading
 from safe_embed.diagnosis.verdicts import Cause, Finding, found
 
-# Python's own memory is told to the byte: what 1,000 calls hold of 100 bytes each.
-TRACED_TOLERANCE_BYTES = 100_000
+# Python's own memory is told to the byte: what 1,000 calls hold of 250 bytes each.
+TRACED_TOLERANCE_BYTES = 250_000
 # A cause explains growth if it accounts for half of it.
 _MOST = 0.5
 # Growth that comes again for a quarter only did not depend on what came again.
@@ -73,7 +73,8 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
     findings = [*_descriptors(case), *_mappings(case), *_held_objects(case), *_callers(case)]
     explained = {finding.cause for finding in findings}
     for name, observation in usable.items():
-        if not observation.kind.is_traced:
+        # Further threads are another question, which _callers answers.
+        if not observation.kind.is_traced and observation.kind.callers == 1:
             findings += _explain(case, name, explained)
     findings += _paged_in(case)
     if Cause.SHAPES in {finding.cause for finding in findings}:  # and no leak besides
@@ -105,7 +106,7 @@ def _explain(case: Case, name: str, explained: set[Cause]) -> Iterator[Finding]:
         "size_bytes": rise,
         "bytes_per_call": growth.slope_bytes_per_call if growth.verdict == "growth" else None,
         "experiment": name,
-        "grows": growth.verdict == "growth" and observation.kind.callers == 1,
+        "grows": growth.verdict == "growth",
     }
     cause, details, details_ja = _cause(case, observation, rise, explained)
     if cause is not None:
@@ -136,8 +137,7 @@ def _cause(
         return Cause.TOKENIZER_CACHE, "", ""
     if _is_per_shape(case, observation, rise):
         return Cause.SHAPES, "", ""
-    are_many = observation.kind.callers > 1 and Cause.CALLING_THREADS in explained
-    if are_many or _calls_from_new_threads(observation):
+    if _calls_from_new_threads(observation):
         return Cause.CALLING_THREADS, *_thread_words(observation)
     for cause in (Cause.PYTHON_OBJECTS, Cause.SPLITTER_CACHE):
         traced = case.rise("python objects")
@@ -261,7 +261,8 @@ def _held_objects(case: Case) -> Iterator[Finding]:
     if observation is None or _fills_later(case, observation.calls):
         return
     growth = case.growths["python objects"]
-    if growth.verdict != "growth" and not _gains_with_each_call(observation):
+    is_growing = growth.verdict == "growth" and _is_most(case, growth)
+    if not (is_growing or _gains_with_each_call(observation)):
         return
     tagger = [one for one in observation.containers if one.owner.endswith(_TAGGERS)]
     held = tagger or list(observation.containers)
@@ -277,6 +278,16 @@ def _held_objects(case: Case) -> Iterator[Finding]:
         details_ja="".join(names_ja) + where,
         experiment="python objects",
     )
+
+
+def _is_most(case: Case, traced: Growth) -> bool:
+    """Whether Python objects account for most of what grows, where something does."""
+    slopes = [
+        growth.slope_bytes_per_call
+        for name, growth in case.growths.items()
+        if growth.verdict == "growth" and case.observations[name].kind == KINDS["varying lengths"]
+    ]
+    return all(traced.slope_bytes_per_call >= _MOST * slope for slope in slopes)
 
 
 def _gains_with_each_call(observation: Observation) -> bool:
@@ -329,8 +340,7 @@ def _calls_from_new_threads(observation: Observation) -> bool:
     """Whether the examined code itself calls the model from many threads, and they pile up."""
     threads = _known(observation.readings, "native_threads")
     return (
-        observation.kind.callers == 1
-        and observation.forward_threads >= _FEWEST_CALLERS
+        observation.forward_threads >= _FEWEST_CALLERS
         and bool(threads)
         and threads[-1] - threads[0] >= _FEWEST_CALLERS
     )

@@ -109,8 +109,8 @@ WORDS: dict[Cause, Words] = {
         "one entry per shape",
         "入力の形ごとの保持",
         "Something is kept for each distinct length of input (CPU primitives, MPS before torch "
-        "2.14, the arena of an engine, a dict of one's own): texts of lengths that were seen before add "
-        "nothing. Few shapes bound it; on MPS use torch 2.14 or newer.",
+        "2.14, the arena of an engine, a dict of one's own): texts of lengths that were seen "
+        "before add nothing. Few shapes bound it; on MPS use torch 2.14 or newer.",
         "入力の長さごとに何かが保持されています（CPU のプリミティブ、torch 2.14 より前の MPS、推論"
         "エンジンのアリーナ、自作の dict など）。一度通した長さでは増えません。形の種類を減らすと"
         "止まります。MPS では torch 2.14 以上を使ってください。",
