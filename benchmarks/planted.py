@@ -115,9 +115,10 @@ def tokenizer_cache(text: str) -> None:
 
 
 def kept_blocks(text: str) -> None:
-    """Buffers of varying sizes, freed below small blocks that stay for a while."""
+    """Buffers of varying sizes and number, freed below small blocks that stay for a while."""
     embed(text)
-    blocks = [bytearray(_random.randrange(2 * KB, 60 * KB)) for _ in range(40)]
+    count = int(1_500 * _random.random() ** 4)
+    blocks = [bytearray(_random.randrange(2 * KB, 60 * KB)) for _ in range(count)]
     _held.append(bytes(1_500))
     blocks.clear()
     if len(_held) > 400:

@@ -32,7 +32,7 @@ EXAMINED = frozenset(
     f"diagnosis.{name}" for name in ("growth", "verdicts", "readings", "containers")
 )
 WATCHED = frozenset(f"diagnosis.{name}" for name in ("log_file", "watching"))
-ALL = ASKED | {"encoder", "", "policies", "splitters"}
+ALL = ASKED | {"encoder", "", "policies", "splitters", "packaged_manual"}
 
 # Room -> the rooms it may import besides itself. A module is in the room with the longest name that
 # fits; "" is the package's __init__.
@@ -57,9 +57,10 @@ ROOMS: dict[str, frozenset[str]] = {
     "encoder_options": SERVED | {"options", "offline"},
     "copying": SERVED | {"encoder_options"},
     "encoder": ASKED,
+    "packaged_manual": frozenset(),
     "policies": GROUND | {"memory"},
     "splitters": GROUND | {"text"},
-    "": ASKED | {"encoder", "diagnosis.watching"},
+    "": ASKED | {"encoder", "diagnosis.watching", "diagnosis.doctor"},
     "search": ALL,
     "diagnosis": ALL | EXAMINED | WATCHED,
     "diagnosis.growth": frozenset({"errors"}),  # pure

@@ -24,6 +24,33 @@ _STANDARD_INPUT = Path("-")
 # Columns of what is no terminal: a pipe has lines, however long.
 _NEVER_WRAPPED = 10_000
 
+_Model = Annotated[str, typer.Option(help="Folder or name of a model.")]
+_Encoder = Annotated[
+    Literal["sentence-transformers", "safe-embed"], typer.Option(help="What embeds.")
+]
+_Target = Annotated[
+    str | None,
+    typer.Option(help="Function of your own to examine instead.", metavar="MODULE:FUNCTION"),
+]
+_Texts = Annotated[
+    Path | None, typer.Option(help="UTF-8 file, a text in each line.", metavar="FILE")
+]
+_Calls = Annotated[int, typer.Option(help="Calls of each experiment, 200 or more.")]
+_Budget = Annotated[float, typer.Option(help="Time for everything, in seconds.")]
+_Device = Annotated[str | None, typer.Option(help="Device of the model.")]
+_JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write all figures.", metavar="FILE")
+]
+_Plot = Annotated[
+    Path | None, typer.Option(help="Draw the curves: .svg, .png, .pdf.", metavar="FILE")
+]
+_FailOn = Annotated[
+    Literal["growth"] | None, typer.Option(help="Exit with status 1 if something grows.")
+]
+_Log = Annotated[
+    Path | None, typer.Option(help="Read a log of safe_embed.watch instead.", metavar="FILE")
+]
+
 app = typer.Typer(
     help="Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。",
     no_args_is_help=True,
@@ -126,32 +153,17 @@ def split(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Option(help="Folder or name of a model.")] = "offline",
-    encoder: Annotated[
-        Literal["sentence-transformers", "safe-embed"], typer.Option(help="What embeds.")
-    ] = "sentence-transformers",
-    target: Annotated[
-        str | None,
-        typer.Option(help="Function of your own to examine instead.", metavar="MODULE:FUNCTION"),
-    ] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="UTF-8 file, a text in each line.", metavar="FILE")
-    ] = None,
-    calls: Annotated[int, typer.Option(help="Calls of each experiment, 200 or more.")] = 2000,
-    budget: Annotated[float, typer.Option(help="Time for everything, in seconds.")] = 180.0,
-    device: Annotated[str | None, typer.Option(help="Device of the model.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures.", metavar="FILE")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the curves: .svg, .png, .pdf.", metavar="FILE")
-    ] = None,
-    fail_on: Annotated[
-        Literal["growth"] | None, typer.Option(help="Exit with status 1 if something grows.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="Read a log of safe_embed.watch instead.", metavar="FILE")
-    ] = None,
+    model: _Model = "offline",
+    encoder: _Encoder = "sentence-transformers",
+    target: _Target = None,
+    texts: _Texts = None,
+    calls: _Calls = 2000,
+    budget: _Budget = 180.0,
+    device: _Device = None,
+    json_file: _JsonFile = None,
+    plot: _Plot = None,
+    fail_on: _FailOn = None,
+    log: _Log = None,
 ) -> None:
     """Say why a process grows / プロセスのメモリが増える原因を調べます."""
     with _explained():

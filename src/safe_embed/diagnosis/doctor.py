@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from safe_embed.diagnosis.decide import decide, judged
+from safe_embed.diagnosis.case import judged
+from safe_embed.diagnosis.decide import decide
 from safe_embed.diagnosis.environment import environment
 from safe_embed.diagnosis.experiments import (
     KINDS,

@@ -11,14 +11,12 @@ import gc
 import os
 import socket
 import sys
-import threading
 import time
 import tracemalloc
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -39,7 +37,9 @@ from safe_embed.diagnosis.readings import (
     foreign_threads,
     held_reader,
     mapped_files,
+    used_reader,
 )
+from safe_embed.diagnosis.stage_meter import STAGES, StageMeter
 from safe_embed.diagnosis.subjects import Called, make_called
 from safe_embed.diagnosis.texts import TextMaker
 from safe_embed.errors import ConfigError
@@ -64,49 +64,6 @@ _PACKAGES = frozenset(
     {"site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"}
 )
 _HERE = Path(__file__).parent
-_STAGES = ("forward", "tokenizer", "call", "between")
-
-
-class StageMeter:
-    """Adds up how much memory each stage of the work has taken.
-
-    Every moment belongs to one stage, so that the stages add up to the growth of the process.
-
-    Args:
-        read: Reads what the process holds.
-    """
-
-    def __init__(self, read: Callable[[], int]) -> None:
-        self.grown: Counter[str] = Counter()
-        self.threads: set[int] = set()
-        self._read = read
-        self._lock = threading.Lock()
-        self._stage, self._held = "between", read()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Let what the process takes within the context belong to a stage.
-
-        Args:
-            name: Of :data:`_STAGES`.
-
-        Yields:
-            Nothing.
-        """
-        if name == "forward":
-            self.threads.add(threading.get_ident())
-        before = self._enter(name)
-        try:
-            yield
-        finally:
-            self._enter(before)
-
-    def _enter(self, name: str) -> str:
-        with self._lock:
-            held = self._read()
-            self.grown[self._stage] += held - self._held
-            before, self._stage, self._held = self._stage, name, held
-        return before
 
 
 class Experiment:
@@ -123,12 +80,13 @@ class Experiment:
         self._read = held_reader()
         self._reader = Reader(order.subject.device)
         self._called: Called = make_called(order.subject, order.kind.part)
-        self._meter = StageMeter(self._read)
+        self._meter = StageMeter(used_reader())
         self._maker = TextMaker(order.subject.texts, seed=sum(map(ord, order.name)))
         # Threads that stay alive, as those of a server.
         self._callers = cycle([ThreadPoolExecutor(1) for _ in range(self._kind.callers)])
         self._held = array("q")
-        self._stages = [array("q") for _ in _STAGES]
+        # Number of a call that was observed, and what each stage had taken until then.
+        self._stages: list[tuple[int, dict[str, int]]] = []
         self._readings: list[Reading] = []
         self._again_from: int | None = None
         self._seconds = 0.0
@@ -177,6 +135,8 @@ class Experiment:
             with self._meter.stage("call"):
                 self._call(text)
             self._note()
+            if not self._kind.is_traced:
+                self._meter.open()
             ended = time.monotonic()
             self._seconds += ended - started
             if len(self._held) % every == 0:
@@ -197,26 +157,30 @@ class Experiment:
             next(self._callers).submit(self._called.call, text).result()
 
     def _note(self) -> None:
-        if self._kind.is_traced:
-            self._held.append(tracemalloc.get_traced_memory()[0])
-            return
-        self._held.append(self._read())
-        for name, values in zip(_STAGES, self._stages, strict=True):
-            values.append(self._meter.grown[name])
+        if self._meter.close():
+            self._stages.append((len(self._held), dict(self._meter.grown)))
+        is_traced = self._kind.is_traced
+        self._held.append(tracemalloc.get_traced_memory()[0] if is_traced else self._read())
+
+    def _stage_bytes(self) -> dict[str, int]:
+        """Growth of each stage in the second half of the calls, from those that were observed."""
+        half = len(self._held) // 2
+        observed = [grown for number, grown in self._stages if number >= half]
+        if len(observed) < 2:  # noqa: PLR2004 a difference
+            return dict.fromkeys(STAGES, 0)
+        each = (len(self._held) - half) / (len(observed) - 1)
+        first, last = observed[0], observed[-1]
+        return {name: int((last.get(name, 0) - first.get(name, 0)) * each) for name in STAGES}
 
     def look(self) -> Observation:
         """Tell what was observed so far."""
-        half = len(self._held) // 2
         mappings = mapped_files()
         new = {name: count - self._mappings.get(name, 0) for name, count in mappings.items()}
         return Observation(
             self._order.name,
             tuple(self._held),
             again_from=self._again_from,
-            stage_bytes={
-                name: values[-1] - values[half] if values else 0
-                for name, values in zip(_STAGES, self._stages, strict=True)
-            },
+            stage_bytes=self._stage_bytes(),
             readings=tuple(self._readings),
             new_mappings={name: count for name, count in new.items() if count > 0},
             forward_threads=len(self._meter.threads),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from safe_embed.memory.allocators import c_library, heap_reader
 from safe_embed.memory.limits import read_file
 from safe_embed.memory.sampling import Sampler, parse_status
 
@@ -129,6 +130,22 @@ def held_reader() -> Callable[[], int]:
         return lambda: _status()["RssAnon"]
     sampler = Sampler(min_seconds=0)
     return lambda: sampler.take().held_bytes or 0
+
+
+def used_reader() -> Callable[[], int]:
+    """Make a function that reads how much memory is in use, free blocks left out.
+
+    Free blocks hide where memory is taken: a leak fills those that other code has freed, which then
+    asks the system for more.
+
+    Returns:
+        A function that returns what the C heap has given to the program, in bytes; what the process
+        holds where that is not available. It visits every free block: 100,000 take 20 ms.
+    """
+    heap = heap_reader(c_library())
+    if heap()["heap_used_bytes"] is None:
+        return held_reader()
+    return lambda: heap()["heap_used_bytes"] or 0
 
 
 def python_threads() -> dict[str, int]:
