@@ -60,7 +60,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "packaged_manual": frozenset(),
     "policies": GROUND | {"memory"},
     "splitters": GROUND | {"text"},
-    "": ASKED | {"encoder", "diagnosis.watching", "diagnosis.doctor"},
+    "": ASKED | {"encoder", "diagnosis", "diagnosis.watching"},
     "search": ALL,
     "diagnosis": ALL | EXAMINED | WATCHED,
     "diagnosis.growth": frozenset({"errors"}),  # pure
@@ -71,7 +71,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "pytest_plugin": frozenset({"", "testing", "diagnosis.growth"}),
     "jobs": ALL,
     "integrations": ALL,
-    "cli": ALL,
+    "cli": ALL | EXAMINED | WATCHED | {"diagnosis"},
     "__main__": frozenset({"cli"}),
 }
 

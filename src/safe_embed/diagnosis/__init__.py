@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from safe_embed.diagnosis.growth import Growth, Verdict, further_calls, judge
 
 if TYPE_CHECKING:
-    from safe_embed.diagnosis.doctor import Diagnosis, diagnose
+    from safe_embed.diagnosis.doctor import diagnose
+    from safe_embed.diagnosis.experiments import Observation
     from safe_embed.diagnosis.log_file import Log, read_log
     from safe_embed.diagnosis.log_shape import shape_of
     from safe_embed.diagnosis.readings import Reading
+    from safe_embed.diagnosis.report import Diagnosis
     from safe_embed.diagnosis.verdicts import Cause, Finding
     from safe_embed.diagnosis.watching import MemoryLog, watch
 
@@ -22,6 +24,7 @@ __all__ = [
     "Growth",
     "Log",
     "MemoryLog",
+    "Observation",
     "Reading",
     "Verdict",
     "diagnose",
@@ -35,11 +38,12 @@ __all__ = [
 # Loaded when it is first used: the shape of a curve needs no process to read.
 _HOMES = {
     "Cause": "verdicts",
-    "Diagnosis": "doctor",
+    "Diagnosis": "report",
     "Finding": "verdicts",
     "Log": "log_file",
     "MemoryLog": "watching",
     "diagnose": "doctor",
+    "Observation": "experiments",
     "Reading": "readings",
     "read_log": "log_file",
     "shape_of": "log_shape",

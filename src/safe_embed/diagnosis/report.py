@@ -1,10 +1,12 @@
-"""The report of the doctor as text: experiments, verdict in words, line to paste, environment."""
+"""What the doctor has found, as text: experiments, verdict in words, line to paste, environment."""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -12,13 +14,92 @@ from rich.text import Text
 
 from safe_embed.diagnosis.experiments import Observation
 from safe_embed.diagnosis.growth import Growth
+from safe_embed.diagnosis.picture import Line, draw
 from safe_embed.diagnosis.verdicts import Finding
-
-if TYPE_CHECKING:
-    from safe_embed.diagnosis.doctor import Diagnosis
 
 SHAPES_JA = {"flat": "増加なし", "plateau": "頭打ち", "growth": "増加", "unclear": "未確定"}
 _WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What the doctor has found.
+
+    Attributes:
+        subject: What was examined, in words.
+        findings: The causes, alarms first.
+        observations: What each experiment has observed, in the order of the experiments.
+        growths: Name of an experiment -> shape of its curve; without those that failed.
+        environment: Versions, device, allocator and limits.
+        seconds: Duration.
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+    observations: tuple[Observation, ...]
+    growths: dict[str, Growth]
+    environment: dict[str, str]
+    seconds: float
+
+    @property
+    def grows(self) -> bool:
+        """Whether a cause makes memory or file descriptors grow without an end in sight."""
+        return any(finding.grows for finding in self.findings)
+
+    @property
+    def verdict(self) -> Finding:
+        """The first finding."""
+        return self.findings[0]
+
+    def __str__(self) -> str:
+        """The report as plain text, in both languages."""
+        return text_report(self)
+
+    def plot(self, path: str | os.PathLike[str], *, language: Literal["en", "ja"] = "en") -> None:
+        """Draw the memory of each experiment by call.
+
+        Args:
+            path: File that ends in .svg, .png or .pdf.
+            language: Of the words; Japanese needs .svg, whose fonts are those of the reader.
+
+        Raises:
+            ConfigError: If the file has another suffix, or no folder.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        is_japanese = language == "ja"
+        lines = [
+            Line(
+                one.kind.name_ja if is_japanese else one.name,
+                range(1, one.calls + 1),
+                one.held_bytes,
+                is_dashed=one.kind.is_traced,
+            )
+            for one in self.observations
+            if one.name in self.growths
+        ]
+        words = self.verdict.words
+        title = f"{self.subject}: {words.name_ja if is_japanese else words.name}"
+        draw(path, lines, title, language=language)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON: figures, curves and words, no text of the user's.
+
+        Returns:
+            Attribute name -> value.
+        """
+        return {
+            "subject": self.subject,
+            "grows": self.grows,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "experiments": [
+                {**one.to_dict(), "shape": asdict(self.growths[one.name])}
+                if one.name in self.growths
+                else one.to_dict()
+                for one in self.observations
+            ],
+            "environment": self.environment,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def text_report(diagnosis: Diagnosis) -> str:
