@@ -90,7 +90,7 @@ def _explain(case: Case, name: str, explained: set[Cause]) -> Iterator[Finding]:
     elif growth.verdict == "unclear":
         yield found(Cause.UNCLEAR, details=name, details_ja=observation.kind.name_ja, **figures)
     else:
-        yield found(_by_stage(observation), **figures)
+        yield found(_by_place(observation, growth.slope_bytes_per_call), **figures)
 
 
 def _cause(
@@ -121,7 +121,7 @@ def _scale(case: Case, observation: Observation) -> float:
 def _kept_blocks(observation: Observation) -> tuple[Cause, str, str]:
     pools = {name: count for name, count in (observation.pools or {}).items() if _is_pool(name)}
     in_forward = (observation.stage_bytes or {}).get("forward", 0)
-    if not pools or in_forward > MOST * observation.rise(observation.calls // 2):
+    if not pools or in_forward > MOST * observation.rise():
         return Cause.ALLOCATOR, "", ""
     names = ", ".join(f"{count} × {name}" for name, count in sorted(pools.items()))
     return Cause.ARENAS, f"threads: {names}", f"スレッド: {names}"
@@ -154,11 +154,9 @@ def _largest_jumps(series: Sequence[int]) -> int:
     return sum(steps[-_JUMPS:])
 
 
-def _by_stage(observation: Observation) -> Cause:
-    """Where growth that no step gives back was taken."""
-    stages = observation.stage_bytes or {}
-    total = sum(stages.values())
-    if observation.kind.part == "forward" or stages.get("forward", 0) >= MOST * total > 0:
+def _by_place(observation: Observation, bytes_per_call: float) -> Cause:
+    """Where growth is taken that no step gives back: does the forward by itself grow as fast?"""
+    if (observation.forward_bytes or 0) >= MOST * bytes_per_call:
         return Cause.FORWARD
     return Cause.SPLITTER_CACHE if observation.kind.part == "splitter" else Cause.OUTSIDE
 

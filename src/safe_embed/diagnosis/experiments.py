@@ -129,7 +129,9 @@ class Observation:
         again_from: Index in *held_bytes* from which lengths come again, or many threads call;
             ``None`` if there is no such point.
         stage_bytes: Stage (``"forward"``, ``"tokenizer"``, ``"call"``: the rest of a call,
-            ``"between"`` calls) -> growth during the second half of the calls.
+            ``"between"`` calls) -> growth of the process during it.
+        forward_bytes: How much more memory is in use after each repetition of the last forward
+            pass, with nothing around it; ``None`` if no model was called.
         readings: At regular intervals, the first one after warm-up.
         new_mappings: Name of a file -> how many mappings of it the calls have added.
         forward_threads: How many threads have called the model.
@@ -146,6 +148,7 @@ class Observation:
     held_bytes: Sequence[int] = ()
     again_from: int | None = None
     stage_bytes: dict[str, int] | None = None
+    forward_bytes: float | None = None
     readings: tuple[Reading, ...] = ()
     new_mappings: dict[str, int] | None = None
     forward_threads: int = 0

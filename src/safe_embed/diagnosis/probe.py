@@ -39,7 +39,7 @@ from safe_embed.diagnosis.readings import (
     mapped_files,
     used_reader,
 )
-from safe_embed.diagnosis.stage_meter import STAGES, StageMeter
+from safe_embed.diagnosis.stage_meter import StageMeter
 from safe_embed.diagnosis.subjects import Called, make_called
 from safe_embed.diagnosis.texts import TextMaker
 from safe_embed.errors import ConfigError
@@ -60,6 +60,7 @@ _CALLS_PER_ENTRY = 4
 _FRAMES = 12
 # So deep a trace makes calls ten times as slow: only these calls have it.
 _CALLS_FOR_LINES = 30
+_REPETITIONS = 50
 _PACKAGES = frozenset(
     {"site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"}
 )
@@ -80,13 +81,11 @@ class Experiment:
         self._read = held_reader()
         self._reader = Reader(order.subject.device)
         self._called: Called = make_called(order.subject, order.kind.part)
-        self._meter = StageMeter(used_reader())
+        self._meter = StageMeter(self._read)
         self._maker = TextMaker(order.subject.texts, seed=sum(map(ord, order.name)))
         # Threads that stay alive, as those of a server.
         self._callers = cycle([ThreadPoolExecutor(1) for _ in range(self._kind.callers)])
         self._held = array("q")
-        # Number of a call that was observed, and what each stage had taken until then.
-        self._stages: list[tuple[int, dict[str, int]]] = []
         self._readings: list[Reading] = []
         self._again_from: int | None = None
         self._seconds = 0.0
@@ -112,7 +111,8 @@ class Experiment:
         lengths = self._maker.lengths(max(1, planned // 2))
         self._texts = self._maker.stream(self._kind.inputs, lengths)
         if not self._kind.is_traced:  # now that the first calls have imported what they need
-            upstream_stages.observe_stages(self._meter.stage)
+            self._forwards = upstream_stages.observe_stages(self._meter.stage)
+            self._meter.grown.clear()
         gc.collect()
         self._mappings = mapped_files()
         if self._kind.is_traced:
@@ -135,8 +135,6 @@ class Experiment:
             with self._meter.stage("call"):
                 self._call(text)
             self._note()
-            if not self._kind.is_traced:
-                self._meter.open()
             ended = time.monotonic()
             self._seconds += ended - started
             if len(self._held) % every == 0:
@@ -157,20 +155,8 @@ class Experiment:
             next(self._callers).submit(self._called.call, text).result()
 
     def _note(self) -> None:
-        if self._meter.close():
-            self._stages.append((len(self._held), dict(self._meter.grown)))
         is_traced = self._kind.is_traced
         self._held.append(tracemalloc.get_traced_memory()[0] if is_traced else self._read())
-
-    def _stage_bytes(self) -> dict[str, int]:
-        """Growth of each stage in the second half of the calls, from those that were observed."""
-        half = len(self._held) // 2
-        observed = [grown for number, grown in self._stages if number >= half]
-        if len(observed) < 2:  # noqa: PLR2004 a difference
-            return dict.fromkeys(STAGES, 0)
-        each = (len(self._held) - half) / (len(observed) - 1)
-        first, last = observed[0], observed[-1]
-        return {name: int((last.get(name, 0) - first.get(name, 0)) * each) for name in STAGES}
 
     def look(self) -> Observation:
         """Tell what was observed so far."""
@@ -180,7 +166,7 @@ class Experiment:
             self._order.name,
             tuple(self._held),
             again_from=self._again_from,
-            stage_bytes=self._stage_bytes(),
+            stage_bytes=dict(self._meter.grown),
             readings=tuple(self._readings),
             new_mappings={name: count for name, count in new.items() if count > 0},
             forward_threads=len(self._meter.threads),
@@ -202,6 +188,16 @@ class Experiment:
         statistics = tracemalloc.take_snapshot().statistics("traceback")
         tracemalloc.stop()
         return containers, _line_that_grew(statistics)
+
+    def forward_bytes(self) -> float | None:
+        """How much memory is in use more after each repetition of the last forward pass."""
+        if not self._forwards:
+            return None
+        read = used_reader()
+        upstream_stages.repeat(self._forwards, _REPETITIONS // 10)
+        before = read()
+        upstream_stages.repeat(self._forwards, _REPETITIONS)
+        return (read() - before) / _REPETITIONS
 
     def give_back(self) -> tuple[Released, ...]:
         """Give memory back, one step after the other."""
@@ -270,6 +266,7 @@ def _observe(order: Order, connection: Connection) -> Observation:
     if order.kind.is_traced:
         containers, line = experiment.held_objects()
         return replace(observation, containers=containers, line=line)
+    observation = replace(observation, forward_bytes=experiment.forward_bytes())
     return replace(observation, released=experiment.give_back())
 
 

@@ -16,9 +16,13 @@ from typing import Any
 from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 
 Stage = Callable[[str], AbstractContextManager[Any]]
+Forwards = dict[int, functools.partial[Any]]
+# Modules that code calls by themselves, without a model around them.
+_MOST_MODULES = 8
+_depth = threading.local()
 
 
-def observe_stages(stage: Stage) -> None:
+def observe_stages(stage: Stage) -> Forwards:
     """Run every outermost forward pass and tokenizer call within a context.
 
     Only libraries that are already imported are observed: import the code to examine first. The
@@ -26,32 +30,56 @@ def observe_stages(stage: Stage) -> None:
 
     Args:
         stage: Is given ``"forward"`` or ``"tokenizer"``, and returns a context manager.
+
+    Returns:
+        The last forward pass of each module, as functions that repeat it; filled as they come.
     """
     torch, transformers = sys.modules.get("torch"), sys.modules.get("transformers")
     upstream = sys.modules.get("sentence_transformers")
+    last: Forwards = {}
     if torch is not None:
-        _observe(torch.nn.Module, "__call__", "forward", stage)
+        _observe(torch.nn.Module, "__call__", "forward", stage, last)
     if upstream is not None:  # its encode calls forward without __call__
-        _observe(upstream.SentenceTransformer, "forward", "forward", stage)
+        _observe(upstream.SentenceTransformer, "forward", "forward", stage, last)
     if transformers is not None:
-        _observe(transformers.PreTrainedTokenizerBase, "__call__", "tokenizer", stage)
+        _observe(transformers.PreTrainedTokenizerBase, "__call__", "tokenizer", stage, {})
+    return last
 
 
-def _observe(kind: Any, name: str, stage: str, context: Stage) -> None:
-    original, depth = getattr(kind, name), threading.local()
+def _observe(kind: Any, name: str, stage: str, context: Stage, last: Forwards) -> None:
+    original = getattr(kind, name)
 
     @functools.wraps(original)
-    def observed(*args: Any, **kwargs: Any) -> Any:
-        if getattr(depth, "is_within", False):
-            return original(*args, **kwargs)
-        depth.is_within = True
+    def observed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(_depth, stage, False):
+            return original(self, *args, **kwargs)
+        setattr(_depth, stage, True)
         try:
+            if stage == "forward" and (id(self) in last or len(last) < _MOST_MODULES):
+                # A forward pass adds its results to the features that it is given.
+                given = tuple(dict(one) if isinstance(one, dict) else one for one in args)
+                last[id(self)] = functools.partial(original, self, *given, **kwargs)
             with context(stage):
-                return original(*args, **kwargs)
+                return original(self, *args, **kwargs)
         finally:
-            depth.is_within = False
+            setattr(_depth, stage, False)
 
     setattr(kind, name, observed)
+
+
+def repeat(forwards: Forwards, times: int) -> None:
+    """Repeat forward passes, and drop what they give.
+
+    Args:
+        forwards: Of :func:`observe_stages`.
+        times: How often.
+    """
+    torch = sys.modules["torch"]
+    with torch.inference_mode():
+        for _ in range(times):
+            for forward in forwards.values():
+                given = (dict(one) if isinstance(one, dict) else one for one in forward.args[1:])
+                forward.func(forward.args[0], *given, **forward.keywords)
 
 
 def tokenizers_alive() -> list[Any]:
