@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
-	morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	decide doctor morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
 	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
@@ -23,7 +23,7 @@ EXAMPLES_BIN := .venv-examples/bin
 MINUTES ?= 60
 
 .PHONY: help .venv demo test test-long test-oldest examples hard-limit soak check lint docs docs-open docs-check \
-	bench bench-smoke bench-smoke-speed bench-smoke-memory bench-full figures clean
+	doctor-matrix bench bench-smoke bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -108,6 +108,10 @@ docs-check: .venv ## look at every page of it in a headless Chromium, wide and n
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --constraint constraints.txt --group bench
 	touch $@
+
+doctor-matrix: export HF_HUB_OFFLINE = 1
+doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and clean processes: an hour; ARGS=--smoke for six cases
+	$(BIN)/python benchmarks/doctor_matrix.py $(ARGS)
 
 # In two halves side by side: most of it is imports and loads, on one core.
 bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?

@@ -220,10 +220,14 @@ def test_few_calls_are_never_an_alarm() -> None:
 
 
 def test_experiments_that_failed_say_nothing() -> None:
-    """If all failed, nothing is clear."""
+    """If nothing else grows, it is not clear that nothing does."""
     failed = [Observation(name, error="OSError") for name in WHOLE]
     assert [(Cause.UNCLEAR, False)] == causes(failed)
-    assert [(Cause.FLAT, False)] == causes([*failed[:2], *all_seen()[2:]])
+    [finding] = decide([*failed[:2], *all_seen()[2:]])
+    assert Cause.UNCLEAR == finding.cause
+    assert "2 experiments failed: OSError" == finding.details
+    alarms = [*failed[:2], *growing(released=given_back(trim=40))[2:]]
+    assert [(Cause.ALLOCATOR, True)] == causes(alarms)
 
 
 @given(

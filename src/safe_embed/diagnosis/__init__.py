@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from safe_embed.diagnosis.growth import Growth, Verdict, further_calls, judge
 
 if TYPE_CHECKING:
+    from safe_embed.diagnosis.containers import Container
     from safe_embed.diagnosis.doctor import diagnose
-    from safe_embed.diagnosis.experiments import Observation
+    from safe_embed.diagnosis.experiments import Observation, Released
     from safe_embed.diagnosis.log_file import Log, read_log
     from safe_embed.diagnosis.log_shape import shape_of
     from safe_embed.diagnosis.readings import Reading
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cause",
+    "Container",
     "Diagnosis",
     "Finding",
     "Growth",
@@ -26,6 +28,7 @@ __all__ = [
     "MemoryLog",
     "Observation",
     "Reading",
+    "Released",
     "Verdict",
     "diagnose",
     "further_calls",
@@ -38,6 +41,7 @@ __all__ = [
 # Loaded when it is first used: the shape of a curve needs no process to read.
 _HOMES = {
     "Cause": "verdicts",
+    "Container": "containers",
     "Diagnosis": "report",
     "Finding": "verdicts",
     "Log": "log_file",
@@ -45,6 +49,7 @@ _HOMES = {
     "diagnose": "doctor",
     "Observation": "experiments",
     "Reading": "readings",
+    "Released": "experiments",
     "read_log": "log_file",
     "shape_of": "log_shape",
     "watch": "watching",

@@ -7,9 +7,12 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import islice
+from types import CellType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 _KINDS = (list, dict, set, deque)
+# What refers to a container only while it is looked at.
+_PASSING = {FrameType, CellType, GeneratorType, type({}.values()), type({}.items())}
 # Entries that are looked at for their types: the newest of a list, any of a dict.
 _SAMPLE = 50
 
@@ -99,13 +102,11 @@ def _describe(container: Any, more: int) -> Container:
 
 
 def _owner(container: Any) -> str:
+    """Type of an object, or name of a module, that refers to a container; views of it are none."""
     for one in gc.get_referrers(container):
         if type(one) is dict and "__name__" in one and "__spec__" in one:
             return str(one["__name__"])
-        if not issubclass(type(one), (*_KINDS, tuple)) and type(one).__name__ not in {
-            "frame",
-            "cell",
-        }:
+        if not issubclass(type(one), (*_KINDS, tuple)) and type(one) not in _PASSING:
             return _name(type(one))
     return ""
 

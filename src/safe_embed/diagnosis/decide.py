@@ -28,8 +28,8 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
         observations: Of the experiments, in any order; those that failed are ignored.
 
     Returns:
-        The findings: alarms first, then by size; one of ``FLAT`` if there are no others. Each cause
-        comes once, with the experiment that shows it best.
+        The findings: alarms first, then by size; one of ``FLAT`` if there are no others, and no
+        experiment has failed. Each cause comes once, with the experiment that shows it best.
     """
     usable = {one.name: one for one in observations if one.error is None and one.calls > 1}
     case = Case(usable, {name: judged(one) for name, one in usable.items()})
@@ -44,6 +44,14 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
     findings += paged_in(case)
     if Cause.SHAPES in {finding.cause for finding in findings}:  # and no leak besides
         findings = [one for one in findings if one.cause != Cause.PYTHON_OBJECTS]
+    failed = [one for one in observations if one.error is not None]
+    if failed and not findings:
+        kinds = ", ".join(sorted({one.error or "" for one in failed}))
+        details = (
+            f"{len(failed)} experiments failed: {kinds}",
+            f"{len(failed)} 件の実験が失敗: {kinds}",
+        )
+        return [found(Cause.UNCLEAR, details=details[0], details_ja=details[1])]
     return _sorted(findings) or [found(Cause.FLAT)]
 
 

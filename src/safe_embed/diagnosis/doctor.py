@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 from safe_embed.diagnosis.case import judged
@@ -78,9 +79,10 @@ def diagnose(  # noqa: PLR0913 the options of the command
             ``"package.module:function"``. Each process imports it; it is called with a text, or
             with nothing if it takes no argument.
         texts: Texts that the inputs are cut from; empty for the packaged manual.
-        calls: Calls of each experiment before its curve is judged, 200 or more. An experiment
-            makes fewer if the budget does not suffice, and more while its verdict is open.
-        budget_seconds: Time for everything, 30 or more.
+        calls: Calls of each experiment before its curve is judged, 2,000 by default,
+            at least 200. An experiment makes fewer if the budget does not suffice, and more while
+            its verdict is open.
+        budget_seconds: Time for everything, 180 by default, at least 30.
         device: Device of the model; ``None`` leaves it to sentence-transformers.
         progress: Is told how far each experiment is, from several threads.
 
@@ -103,7 +105,7 @@ def diagnose(  # noqa: PLR0913 the options of the command
         raise _nothing_ran(observations[0].error or "")
     growths = {one.name: judged(one) for one in observations if not one.error and one.calls > 1}
     return Diagnosis(
-        target or f"{encoder}, model {model}",
+        target or f"{encoder}, model {Path(model).name}",  # a path may name a user
         tuple(decide(observations)),
         observations,
         growths,
@@ -133,7 +135,9 @@ def _check(subject: Subject, calls: int, budget_seconds: float) -> None:
         )
     if subject.target is None:
         model_folder(subject.model)  # builds the packaged model, once, before the time counts
-    elif not is_importable(subject.target.partition(":")[0]) or ":" not in subject.target:
+        return
+    module, _, function = subject.target.partition(":")
+    if not function or not is_importable(module):
         raise ConfigError(
             both(
                 f"target={subject.target!r} names no module that can be imported from here. Give "

@@ -112,7 +112,7 @@ class Experiment:
         self._texts = self._maker.stream(self._kind.inputs, lengths)
         if not self._kind.is_traced:  # now that the first calls have imported what they need
             self._forwards = upstream_stages.observe_stages(self._meter.stage)
-            self._meter.grown.clear()
+            self._meter.reset()
         gc.collect()
         self._mappings = mapped_files()
         if self._kind.is_traced:
@@ -194,16 +194,18 @@ class Experiment:
         if not self._forwards:
             return None
         read = used_reader()
-        upstream_stages.repeat(self._forwards, _REPETITIONS // 10)
-        before = read()
-        upstream_stages.repeat(self._forwards, _REPETITIONS)
-        return (read() - before) / _REPETITIONS
+        with contextlib.suppress(Exception):  # a forward that cannot be repeated shows nothing
+            upstream_stages.repeat(self._forwards, _REPETITIONS // 10)
+            before = read()
+            upstream_stages.repeat(self._forwards, _REPETITIONS)
+            return (read() - before) / _REPETITIONS
+        return None
 
     def give_back(self) -> tuple[Released, ...]:
         """Give memory back, one step after the other."""
         steps: dict[str, Callable[[], object]] = {
             "gc": gc.collect,
-            TRIM: lambda: trim(self._order.subject.device),
+            TRIM: lambda: trim((self._order.subject.device or "").partition(":")[0]),
             "tokenizer cache": upstream_stages.empty_tokenizers,
             "new tokenizer": upstream_stages.renew_tokenizers,
         }

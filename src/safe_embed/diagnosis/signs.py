@@ -148,9 +148,10 @@ def callers(case: Case) -> Iterator[Finding]:
 
 
 def paged_in(case: Case) -> Iterator[Finding]:
-    """RssFile that has grown beside flat RssAnon."""
+    """RssFile that has grown, where RssAnon has not."""
     for name, observation in case.observations.items():
         pages = known(observation.readings, "rss_file_bytes")
         more = pages[-1] - pages[0] if pages else 0
-        if more >= TOLERANCE_BYTES and not observation.kind.is_traced:
+        is_held = case.growths[name].verdict == "growth" or observation.kind.is_traced
+        if more >= TOLERANCE_BYTES and not is_held:
             yield found(Cause.PAGED_IN, size_bytes=more, experiment=name)

@@ -25,6 +25,12 @@ class StageMeter:
         self._lock = threading.Lock()
         self._stage, self._held = "between", read()
 
+    def reset(self) -> None:
+        """Forget what was taken so far."""
+        self._enter("between")
+        self.grown.clear()
+        self.threads.clear()
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Let what is taken within the context belong to a stage.

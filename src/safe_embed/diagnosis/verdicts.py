@@ -76,7 +76,7 @@ WORDS: dict[Cause, Words] = {
         "gives it back. tokenizers up to 0.20.3 keep whole texts.",
         "トークナイザが読んだ文字列を保持しています。新しい文のたびに増え、トークナイザを作り直すと"
         "戻ります。tokenizers 0.20.3 までは文全体を保持します。",
-        "pip install -U 'tokenizers>=0.21'",
+        "pip install -U 'tokenizers>=0.21'  # newer already: safe_embed.SafeEncoder(model)",
     ),
     Cause.ALLOCATOR: Words(
         "memory kept by the allocator",

@@ -75,11 +75,14 @@ def repeat(forwards: Forwards, times: int) -> None:
         times: How often.
     """
     torch = sys.modules["torch"]
-    with torch.inference_mode():
-        for _ in range(times):
-            for forward in forwards.values():
+    _depth.forward = True  # what is repeated is not recorded again
+    try:
+        with torch.inference_mode():
+            for forward in [*forwards.values()] * times:
                 given = (dict(one) if isinstance(one, dict) else one for one in forward.args[1:])
                 forward.func(forward.args[0], *given, **forward.keywords)
+    finally:
+        _depth.forward = False
 
 
 def tokenizers_alive() -> list[Any]:
