@@ -171,19 +171,9 @@ def doctor(
 
         console = _Console(highlight=False)
         if log is not None:
-            if target or texts or device or model != "offline":
-                raise ConfigError(
-                    both(
-                        "--log reads a log and runs nothing. Leave out --target, --texts, --model "
-                        "and --device.",
-                        "--log はログを読むだけで、何も実行しません。--target、--texts、--model、"
-                        "--device を外してください。",
-                    )
-                )
+            room.refuse_with_log(target, texts, device, None if model == "offline" else model)
             grows = room.examine_log(log, console, json_file=json_file, plot=plot)
         else:
-            if target is not None:  # a module of the user's lies where the command is typed
-                sys.path.insert(0, str(Path.cwd()))
             grows = room.examine(
                 console,
                 texts=texts,

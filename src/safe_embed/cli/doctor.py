@@ -39,6 +39,8 @@ def examine(
         Whether something grows.
     """
     check_outputs(json_file, plot)
+    if given["target"] is not None:  # a module of the user's lies where the command is typed
+        sys.path.insert(0, str(Path.cwd()))
     lines = [] if texts is None else _lines(texts)
     with _progress() as report:
         diagnosis = diagnose(texts=lines, progress=report, **given)
@@ -48,6 +50,27 @@ def examine(
     if json_file is not None:
         _write(json_file, diagnosis.to_dict())
     return diagnosis.grows
+
+
+def refuse_with_log(*given: object) -> None:
+    """Refuse what is for experiments beside a log.
+
+    Args:
+        *given: Values of ``--target``, ``--texts``, ``--device`` and ``--model``; ``None`` for
+            those that are left out.
+
+    Raises:
+        ConfigError: If one of them is given.
+    """
+    if any(value is not None for value in given):
+        raise ConfigError(
+            both(
+                "--log reads a log and runs nothing. Leave out --target, --texts, --model and "
+                "--device.",
+                "--log はログを読むだけで、何も実行しません。--target、--texts、--model、--device を"
+                "外してください。",
+            )
+        )
 
 
 def examine_log(path: Path, console: Console, *, json_file: Path | None, plot: Path | None) -> bool:
