@@ -67,8 +67,8 @@ def refuse_with_log(*given: object) -> None:
             both(
                 "--log reads a log and runs nothing. Leave out --target, --texts, --model and "
                 "--device.",
-                "--log はログを読むだけで、何も実行しません。--target、--texts、--model、--device を"
-                "外してください。",
+                "--log はログを読むだけです。--target、--texts、--model、--device は"
+                "指定できません。",
             )
         )
 
