@@ -21,7 +21,7 @@ Series = NDArray[np.float64]
 Random = np.random.Generator
 
 # Thresholds were chosen with seeds below 100. The table that is reported is drawn with this one.
-REPORTED_SEED = 20261128
+REPORTED_SEED = 20261129
 SERIES = 100
 # The fewest calls that may show growth: the hardest place for a first look.
 FIRST_CALLS = 200

@@ -62,7 +62,8 @@ def _sorted(findings: Sequence[Finding]) -> list[Finding]:
         other = best.get(one.cause)
         if other is None or (one.grows, one.size_bytes or 0) > (other.grows, other.size_bytes or 0):
             best[one.cause] = one
-    order = [Cause.UNCLEAR, Cause.PLATEAU, Cause.PAGED_IN]  # what is certain comes first
+    # What is certain comes first; "outside" is what nothing else explains.
+    order = [Cause.OUTSIDE, Cause.UNCLEAR, Cause.PLATEAU, Cause.PAGED_IN]
     return sorted(
         best.values(),
         key=lambda one: (not one.grows, one.cause in order, -(one.size_bytes or 0)),
