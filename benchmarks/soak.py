@@ -217,7 +217,14 @@ class Faults:
         del held
 
     def change_files(self) -> None:
-        """Change the files of the model: a reload is refused, the old model serves on."""
+        """Change the files of the model: a reload is refused, the old model serves on.
+
+        While its worker serves: with none left, calls must fail until the files are those again.
+        """
+        workers = self.subjects["workers"].encoder.stats.workers
+        if self.stopped or not workers or not all(psutil.pid_exists(one.pid) for one in workers):
+            self.counts["changes left out: no worker served"] += 1
+            return
         weights = self.folder / "model.safetensors"
         before = weights.stat()
         os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
