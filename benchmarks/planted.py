@@ -34,7 +34,8 @@ PLANTED = {
     "taggers_dropped": {"mappings"},
     "between_calls": {"outside"},
     "descriptors": {"file descriptors"},
-    "lancedb_table": {"arenas"},
+    # lancedb 0.40 keeps what it takes in use: a trim gives back a fiftieth.
+    "lancedb_table": {"arenas", "outside"},
 }
 CLEAN = (
     "varying_lengths",

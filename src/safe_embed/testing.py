@@ -217,11 +217,12 @@ def _message(run: _Run, findings: list[Finding]) -> str:
     verdict, verdict_ja = _VERDICTS[memory.verdict]
     interval, interval_ja = f"{low:,.1f} to {high:,.1f} kB", f"{low:,.1f}〜{high:,.1f} kB"
     calls = f"{memory.calls:,}"
-    english = [f"{verdict}: {slope} a call (95 % interval {interval}), {rise} in {calls} calls."]
-    japanese = [
+    words, words_ja = (
+        "".join(f"\n{one.in_words(language)}\n    {one.remedy}" for one in findings)
+        for language in ("en", "ja")
+    )
+    return both(
+        f"{verdict}: {slope} a call (95 % interval {interval}), {rise} in {calls} calls.{words}",
         f"{verdict_ja}: 1 回あたり {slope}（95 % 区間 {interval_ja}）、{calls} 回で {rise}。"
-    ]
-    for finding in findings:
-        english += [finding.in_words(), f"    {finding.remedy}"]
-        japanese += [finding.in_words("ja"), f"    {finding.remedy}"]
-    return both("\n".join(english), "\n".join(japanese))
+        f"{words_ja}",
+    )

@@ -99,7 +99,11 @@ def _explain(case: Case, name: str, explained: set[Cause]) -> Iterator[Finding]:
     elif growth.verdict == "unclear":
         yield found(Cause.UNCLEAR, details=name, details_ja=observation.kind.name_ja, **figures)
     else:
-        yield found(_by_place(observation, growth.slope_bytes_per_call), **figures)
+        cause = _by_place(observation, growth.slope_bytes_per_call)
+        details = details_ja = ""
+        if cause is Cause.OUTSIDE:
+            details, details_ja = _pool_words(observation)
+        yield found(cause, details=details, details_ja=details_ja, **figures)
 
 
 def _cause(
@@ -128,12 +132,18 @@ def _scale(case: Case, observation: Observation) -> float:
 
 
 def _kept_blocks(observation: Observation) -> tuple[Cause, str, str]:
-    pools = {name: count for name, count in (observation.pools or {}).items() if _is_pool(name)}
+    details = _pool_words(observation)
     in_forward = (observation.stage_bytes or {}).get("forward", 0)
-    if not pools or in_forward > MOST * observation.rise():
+    if not details[0] or in_forward > MOST * observation.rise():
         return Cause.ALLOCATOR, "", ""
+    return Cause.ARENAS, *details
+
+
+def _pool_words(observation: Observation) -> tuple[str, str]:
+    """The native threads of libraries that have names of their own; empty if there are none."""
+    pools = {name: count for name, count in (observation.pools or {}).items() if _is_pool(name)}
     names = ", ".join(f"{count} × {name}" for name, count in sorted(pools.items()))
-    return Cause.ARENAS, f"threads: {names}", f"スレッド: {names}"
+    return (f"threads: {names}", f"スレッド: {names}") if names else ("", "")
 
 
 def _is_pool(name: str) -> bool:

@@ -149,8 +149,10 @@ def _check(subject: Subject, calls: int, budget_seconds: float) -> None:
 
 
 def _nothing_ran(error: str) -> ConfigError:
-    if error.startswith("ConfigError: "):
-        return ConfigError(error.removeprefix("ConfigError: "))
+    refused = error.removeprefix("ConfigError: ")
+    if refused != error:
+        english, _, japanese = refused.partition("\n")
+        return ConfigError(both(english, japanese))
     return ConfigError(
         both(
             f"No experiment could be run: the first call ended with {error}. Call the function "

@@ -52,7 +52,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
             both(
                 f"No picture can be written to {file.name!r}. Give a file in a folder that exists, "
                 f"named {', '.join(_SUFFIXES)}.",
-                f"図を {file.name!r} に保存できません。{'、'.join(_SUFFIXES)} のいずれかの"
+                f"図を {file.name!r} に保存できません。{', '.join(_SUFFIXES)} のいずれかの"
                 "ファイル名を、存在するフォルダーに指定してください。",
             )
         )
