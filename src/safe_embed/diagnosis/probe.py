@@ -86,6 +86,7 @@ class Experiment:
         # Threads that stay alive, as those of a server.
         self._callers = cycle([ThreadPoolExecutor(1) for _ in range(self._kind.callers)])
         self._held = array("q")
+        self._forwards: upstream_stages.Forwards = {}
         self._readings: list[Reading] = []
         self._again_from: int | None = None
         self._seconds = 0.0
@@ -203,6 +204,7 @@ class Experiment:
 
     def give_back(self) -> tuple[Released, ...]:
         """Give memory back, one step after the other."""
+        self._forwards.clear()  # they hold the model
         steps: dict[str, Callable[[], object]] = {
             "gc": gc.collect,
             TRIM: lambda: trim((self._order.subject.device or "").partition(":")[0]),

@@ -150,7 +150,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
 
 def _experiments(diagnosis: Diagnosis) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("experiment / 実験")
+    table.add_column("experiment / 実験", no_wrap=True)
     for name in ("calls", "shape / 形", "MB", "kB/call"):
         table.add_column(name, justify="right")
     table.add_column("gave back, MB / 返却")
