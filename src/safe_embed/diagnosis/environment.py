@@ -27,7 +27,7 @@ def environment(device: str | None = None) -> dict[str, str]:
     known = {
         **{name: installed for name in _PACKAGES if (installed := _version(name))},
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+        "system": " ".join((platform.system(), _release(), platform.machine())),
         "C library": " ".join(platform.libc_ver()).strip() or "-",
         "allocator": allocator_name() or "-",
         "processors": str(os.cpu_count()),
@@ -38,6 +38,11 @@ def environment(device: str | None = None) -> dict[str, str]:
     if "LD_PRELOAD" in variables:  # a path may name a user
         variables["LD_PRELOAD"] = os.path.basename(variables["LD_PRELOAD"])  # noqa: PTH119 one of several
     return known | variables
+
+
+def _release() -> str:
+    """The release of the system without what its maker has added."""
+    return platform.release().partition("-")[0]
 
 
 def _version(package: str) -> str | None:
