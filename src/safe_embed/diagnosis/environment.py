@@ -27,7 +27,7 @@ def environment(device: str | None = None) -> dict[str, str]:
     known = {
         **{name: installed for name in _PACKAGES if (installed := _version(name))},
         "python": platform.python_version(),
-        "system": " ".join((platform.system(), _release(), platform.machine())),
+        "system": f"{platform.system()} {_release()} {platform.machine()}",
         "C library": " ".join(platform.libc_ver()).strip() or "-",
         "allocator": allocator_name() or "-",
         "processors": str(os.cpu_count()),
