@@ -86,7 +86,7 @@ class Experiment:
         # Threads that stay alive, as those of a server.
         self._callers = cycle([ThreadPoolExecutor(1) for _ in range(self._kind.callers)])
         self._held = array("q")
-        self._forwards: upstream_stages.Forwards = {}
+        self._forwards = upstream_stages.Forwards()
         self._readings: list[Reading] = []
         self._again_from: int | None = None
         self._seconds = 0.0
@@ -192,7 +192,7 @@ class Experiment:
 
     def forward_bytes(self) -> float | None:
         """How much memory is in use more after each repetition of the last forward pass."""
-        if not self._forwards:
+        if not self._forwards.all():
             return None
         read = used_reader()
         with contextlib.suppress(Exception):  # a forward that cannot be repeated shows nothing
@@ -204,7 +204,7 @@ class Experiment:
 
     def give_back(self) -> tuple[Released, ...]:
         """Give memory back, one step after the other."""
-        self._forwards.clear()  # they hold the model
+        self._forwards.close()
         steps: dict[str, Callable[[], object]] = {
             "gc": gc.collect,
             TRIM: lambda: trim((self._order.subject.device or "").partition(":")[0]),

@@ -19,6 +19,8 @@ from safe_embed.diagnosis.verdicts import Finding
 
 SHAPES_JA = {"flat": "増加なし", "plateau": "頭打ち", "growth": "増加", "unclear": "未確定"}
 _WIDTH = 100
+# Quick experiments make many more calls; the others are not pressed into a corner of the picture.
+_WIDEST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,13 @@ class Diagnosis:
             MissingExtraError: If matplotlib is not installed.
         """
         is_japanese = language == "ja"
+        shown = [one.calls for one in self.observations if one.name in self.growths]
+        longest = _WIDEST * sorted(shown)[len(shown) // 2] if shown else 0
         lines = [
             Line(
                 one.kind.name_ja if is_japanese else one.name,
-                range(1, one.calls + 1),
-                one.held_bytes,
+                range(1, min(one.calls, longest) + 1),
+                one.held_bytes[:longest],
                 is_dashed=one.kind.is_traced,
             )
             for one in self.observations

@@ -16,10 +16,31 @@ from typing import Any
 from safe_embed.upstream.tokenizer_cache import clear_tokenizer_cache
 
 Stage = Callable[[str], AbstractContextManager[Any]]
-Forwards = dict[int, functools.partial[Any]]
 # Modules that code calls by themselves, without a model around them.
 _MOST_MODULES = 8
 _depth = threading.local()
+
+
+class Forwards:
+    """The last forward pass of each module, as functions that repeat it; they hold their models."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, functools.partial[Any]] = {}
+        self._is_open = True
+
+    def add(self, module: Any, forward: functools.partial[Any]) -> None:
+        """Note the last forward pass of a module, of the first few modules."""
+        if self._is_open and (id(module) in self._last or len(self._last) < _MOST_MODULES):
+            self._last[id(module)] = forward
+
+    def close(self) -> None:
+        """Let the models go, and note no more: a reload calls old and new ones."""
+        self._is_open = False
+        self._last.clear()
+
+    def all(self) -> list[functools.partial[Any]]:
+        """List the forward passes."""
+        return list(self._last.values())
 
 
 def observe_stages(stage: Stage) -> Forwards:
@@ -36,13 +57,13 @@ def observe_stages(stage: Stage) -> Forwards:
     """
     torch, transformers = sys.modules.get("torch"), sys.modules.get("transformers")
     upstream = sys.modules.get("sentence_transformers")
-    last: Forwards = {}
+    last = Forwards()
     if torch is not None:
         _observe(torch.nn.Module, "__call__", "forward", stage, last)
     if upstream is not None:  # its encode calls forward without __call__
         _observe(upstream.SentenceTransformer, "forward", "forward", stage, last)
     if transformers is not None:
-        _observe(transformers.PreTrainedTokenizerBase, "__call__", "tokenizer", stage, {})
+        _observe(transformers.PreTrainedTokenizerBase, "__call__", "tokenizer", stage, Forwards())
     return last
 
 
@@ -55,10 +76,10 @@ def _observe(kind: Any, name: str, stage: str, context: Stage, last: Forwards) -
             return original(self, *args, **kwargs)
         setattr(_depth, stage, True)
         try:
-            if stage == "forward" and (id(self) in last or len(last) < _MOST_MODULES):
+            if stage == "forward":
                 # A forward pass adds its results to the features that it is given.
                 given = tuple(dict(one) if isinstance(one, dict) else one for one in args)
-                last[id(self)] = functools.partial(original, self, *given, **kwargs)
+                last.add(self, functools.partial(original, self, *given, **kwargs))
             with context(stage):
                 return original(self, *args, **kwargs)
         finally:
@@ -78,7 +99,7 @@ def repeat(forwards: Forwards, times: int) -> None:
     _depth.forward = True  # what is repeated is not recorded again
     try:
         with torch.inference_mode():
-            for forward in [*forwards.values()] * times:
+            for forward in forwards.all() * times:
                 given = (dict(one) if isinstance(one, dict) else one for one in forward.args[1:])
                 forward.func(forward.args[0], *given, **forward.keywords)
     finally:
