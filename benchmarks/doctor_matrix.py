@@ -12,10 +12,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import run_record
 from planted import CLEAN, PLANTED
 from safe_embed import diagnose
 from safe_embed.diagnosis import Diagnosis
@@ -93,7 +93,7 @@ def peer(diagnosis: Diagnosis) -> str:
 def cases(*, is_smoke: bool, clean_runs: int) -> Iterator[tuple[str, int]]:
     """Cases and seeds: each planted cause once, each clean kind several times."""
     planted = SMOKE_PLANTED if is_smoke else tuple(PLANTED)
-    is_old = run_record.versions()["tokenizers"] < "0.21"
+    is_old = tuple(map(int, version("tokenizers").split(".")[:2])) < (0, 21)
     yield from ((case, 0) for case in planted if is_old or case != "tokenizer_cache")
     for seed in range(1 if is_smoke else clean_runs):
         yield from ((case, seed) for case in (SMOKE_CLEAN if is_smoke else CLEAN))
@@ -101,14 +101,10 @@ def cases(*, is_smoke: bool, clean_runs: int) -> Iterator[tuple[str, int]]:
 
 def faults_in(results: list[Result]) -> list[str]:
     """What contradicts the promise: a cause that was not named, more than one false alarm."""
-    missed = [f"{one.case}: {', '.join(one.named)}" for one in results if not one.is_right]
-    alarms = [one for one in results if not one.wanted and one.is_alarm]
-    missed = [text for text, one in zip(missed, _wrong(results), strict=True) if one.wanted]
-    return missed + [f"{len(alarms)} false alarms"] * (len(alarms) > MOST_FALSE_ALARMS)
-
-
-def _wrong(results: list[Result]) -> list[Result]:
-    return [one for one in results if not one.is_right]
+    wrong = [one for one in results if not one.is_right]
+    missed = [f"{one.case} is called {', '.join(one.named)}" for one in wrong if one.wanted]
+    alarms = sum(not one.wanted for one in wrong)
+    return missed + [f"{alarms} false alarms"] * (alarms > MOST_FALSE_ALARMS)
 
 
 def row(one: Result) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import doctor_matrix
 import safe_embed
 from safe_embed.cli import app as cli
 from safe_embed.diagnosis import Cause, Diagnosis, diagnose
@@ -178,3 +179,23 @@ def test_the_error_is_ours() -> None:
     """A caller can catch what this library refuses."""
     with pytest.raises(SafeEmbedError):
         diagnose(target="doctor_targets:flat", calls=1)
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "named", "is_alarm", "is_right"),
+    [
+        ("held_list", ("python objects",), ("python objects",), True, True),
+        ("held_list", ("python objects",), ("outside",), True, False),
+        ("paged_in", ("paged in",), ("paged in",), False, True),
+        ("few_threads", (), ("calling threads",), False, True),
+        ("few_threads", (), ("forward",), True, False),
+    ],
+)
+def test_the_matrix_counts_causes_and_alarms(
+    case: str, wanted: tuple[str, ...], named: tuple[str, ...], is_alarm: bool, is_right: bool
+) -> None:
+    """A planted cause must be named; of clean processes one may be an alarm."""
+    result = doctor_matrix.Result(case, wanted, named, is_alarm, "-", 1.0)
+    assert is_right == result.is_right
+    assert bool(wanted and not is_right) == bool(doctor_matrix.faults_in([result]))
+    assert bool(not is_right) == bool(doctor_matrix.faults_in([result] * 2))
