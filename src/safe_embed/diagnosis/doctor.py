@@ -19,6 +19,7 @@ from safe_embed.diagnosis.experiments import (
     Look,
     Observation,
     Order,
+    Part,
     Progress,
     Subject,
 )
@@ -96,7 +97,7 @@ def diagnose(  # noqa: PLR0913 the options of the command
     started = time.monotonic()
     subject = Subject(encoder, model, device, target, tuple(texts))
     _check(subject, calls, budget_seconds)
-    names = [name for name, kind in KINDS.items() if target is None or kind.part == "whole"]
+    names = [name for name, kind in KINDS.items() if kind.part in _parts(subject)]
     deadline = started + budget_seconds * (1 - _RESERVE)
     runner = _Runner(subject, calls, deadline, len(names), progress)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -112,6 +113,15 @@ def diagnose(  # noqa: PLR0913 the options of the command
         environment(device),
         time.monotonic() - started,
     )
+
+
+def _parts(subject: Subject) -> tuple[Part, ...]:
+    """What can be examined by itself: the parts of upstream's own way, and our splitters."""
+    if subject.target is not None:
+        return ("whole",)
+    if subject.encoder == "safe-embed":
+        return ("whole", "splitter")
+    return ("whole", "tokenizer", "forward", "splitter")
 
 
 def _check(subject: Subject, calls: int, budget_seconds: float) -> None:
