@@ -7,7 +7,7 @@ from typing import Literal
 
 from safe_embed import diagnose
 
-FIGURES = Path(__file__).parents[1] / "docs" / "_figures"
+REPORTS = Path(__file__).parents[1] / "docs" / "_reports"
 ENCODERS: dict[str, Literal["sentence-transformers", "safe-embed"]] = {
     "raw": "sentence-transformers",
     "safe": "safe-embed",
@@ -19,9 +19,9 @@ def main() -> None:
     for name, encoder in ENCODERS.items():
         diagnosis = diagnose(encoder=encoder)
         report = f"{diagnosis}\n"
-        (FIGURES / f"doctor_{name}.txt").write_text(report, encoding="utf-8")
-        diagnosis.plot(FIGURES / f"doctor_{name}.svg")
-        diagnosis.plot(FIGURES / f"doctor_{name}.ja.svg", language="ja")
+        (REPORTS / f"doctor_{name}.txt").write_text(report, encoding="utf-8")
+        diagnosis.plot(REPORTS / f"doctor_{name}.svg")
+        diagnosis.plot(REPORTS / f"doctor_{name}.ja.svg", language="ja")
         print(report)
 
 

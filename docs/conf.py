@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 # _figures: tables that benchmarks.md includes
-exclude_patterns = ["_build", "_figures"]
+exclude_patterns = ["_build", "_figures", "_reports"]
 html_theme = "furo"
 html_title = f"safe_embed {release}"
 html_static_path = ["_static"]

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from safe_embed.diagnosis.containers import container_sizes, grown_containers
 from safe_embed.errors import ConfigError, MissingExtraError
 from safe_embed.testing import assert_flat_memory
 
@@ -273,3 +275,25 @@ def test_the_fixture_gives_the_function(tmp_path: Path, monkeypatch: pytest.Monk
     assert "1 failed, 2 passed" in done.stdout
     assert "AssertionError: Memory grows" in done.stdout
     assert "testing.py" not in done.stdout
+
+
+class Secretive(list[bytes]):
+    """A list of the user's own whose methods raise."""
+
+    def __len__(self) -> int:
+        raise OverflowError("合言葉は山川豊")
+
+    def __iter__(self) -> Any:
+        raise OverflowError("合言葉は山川豊")
+
+    __reversed__ = __iter__
+
+
+def test_no_method_of_the_users_containers_is_called() -> None:
+    """One that raises is counted and described all the same."""
+    held = Secretive([b"x"])
+    before = container_sizes()
+    for _ in range(5_000):
+        held.append(bytes(20))
+    found = [one for one in grown_containers(before, 5_000) if one.kind == "Secretive"]
+    assert [(5_000, "bytes")] == [(one.more_entries, one.entry_kind) for one in found]

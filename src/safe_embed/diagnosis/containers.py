@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import CellType, FrameType, GeneratorType
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ def container_sizes() -> dict[int, int]:
     Returns:
         id of the container -> number of entries.
     """
-    return {id(one): len(one) for one in _containers()}
+    return {id(one): _length(one) for one in _containers()}
 
 
 def grown_containers(before: dict[int, int], fewest: int) -> list[Container]:
@@ -56,9 +56,9 @@ def grown_containers(before: dict[int, int], fewest: int) -> list[Container]:
         At most five of them.
     """
     grown = [
-        (len(one) - before.get(id(one), 0), one)
+        (_length(one) - before.get(id(one), 0), one)
         for one in _containers()
-        if one is not before and len(one) - before.get(id(one), 0) >= fewest
+        if one is not before and _length(one) - before.get(id(one), 0) >= fewest
     ]
     found = [_describe(one, more) for more, one in grown]
     return sorted(found, key=lambda one: -one.size_bytes)[:5]
@@ -81,24 +81,37 @@ def _untracked(one: Any) -> Iterable[Any]:
     return [value for value in gc.get_referents(one) if type(value) is dict]
 
 
+def _kind(one: Any) -> type[Any]:
+    """The built-in type of a container, whose methods are called: a subclass may raise anything."""
+    return next(kind for kind in _KINDS if issubclass(type(one), kind))
+
+
+def _length(container: Any) -> int:
+    return int(_kind(container).__len__(container))
+
+
 def _is_container(one: Any) -> bool:
     """By type: isinstance would run code of proxies."""
     return issubclass(type(one), _KINDS)
 
 
 def _describe(container: Any, more: int) -> Container:
-    entries = container.values() if isinstance(container, dict) else container
-    newest = list(
-        islice(reversed(entries) if hasattr(entries, "__reversed__") else entries, _SAMPLE)
-    )
+    kind = _kind(container)
+    entries = reversed(dict.values(container)) if kind is dict else _newest_first(kind, container)
+    newest = list(islice(entries, _SAMPLE))
     kinds = Counter(_name(type(entry)) for entry in newest)
     entry_kind = kinds.most_common(1)[0][0] if kinds else ""
     each = sum(map(_size, newest)) / max(1, len(newest))
-    keys = list(islice(container, _SAMPLE)) if isinstance(container, dict) else []
-    each += sum(map(sys.getsizeof, keys)) / max(1, len(keys))
+    keys = list(islice(dict.__iter__(container), _SAMPLE)) if kind is dict else []
+    each += sum(map(_size, keys)) / max(1, len(keys))
     return Container(
         type(container).__name__, _owner(container), more, entry_kind, int(more * each)
     )
+
+
+def _newest_first(kind: type[Any], container: Any) -> Iterator[Any]:
+    walk: Iterator[Any] = getattr(kind, "__reversed__", kind.__iter__)(container)
+    return walk
 
 
 def _owner(container: Any) -> str:
@@ -113,8 +126,8 @@ def _owner(container: Any) -> str:
 
 def _size(entry: Any) -> int:
     """Size of an entry: of a tensor its storage, of other things what Python tells."""
-    nbytes = getattr(entry, "nbytes", 0)  # of arrays that do not own their data, and of tensors
     try:
+        nbytes = getattr(entry, "nbytes", 0)  # of arrays that do not own their data, of tensors
         return max(sys.getsizeof(entry), nbytes if isinstance(nbytes, int) else 0)
     except Exception:  # noqa: BLE001 an object of the user's may raise anything
         return 0
