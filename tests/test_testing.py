@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -101,8 +102,9 @@ def test_a_native_leak_fails_with_its_figures() -> None:
     free = ctypes.CDLL(None).free
     for block in leaked:
         free(ctypes.c_void_p(block))
-    assert message.startswith("Memory grows: 5")
-    assert "kB a call (95 % interval" in message
+    slope = re.match(r"Memory grows: ([\d.]+) kB a call \(95 % interval", message)
+    assert slope
+    assert 40 < float(slope[1]) < 60  # of 50 kB, some fill blocks that others have freed
     assert "unclear" in message
     assert "Python objects held" not in message
     assert "memory kept by the allocator" not in message
