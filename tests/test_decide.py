@@ -117,6 +117,14 @@ def test_one_entry_per_shape_needs_new_lengths() -> None:
     assert Cause.SHAPES not in dict(found)
 
 
+def test_entries_per_shape_hide_no_list_that_is_held() -> None:
+    """Both are told, and the list is the alarm."""
+    steps = seen("varying lengths", curve(0.05, full=CALLS // 2))
+    held = Container("list", "worker", CALLS, "numpy.ndarray", 3 * MB)
+    observations = all_seen(varying_lengths=steps, python_objects=traced(3_000, held))
+    assert [(Cause.PYTHON_OBJECTS, True), (Cause.SHAPES, False)] == causes(observations)
+
+
 def test_steps_are_no_entries_per_shape() -> None:
     """Two tables that are loaded at two moments are a plateau."""
     held = tuple(value + 20 * MB * ((at > 100) + (at > 300)) for at, value in enumerate(curve()))

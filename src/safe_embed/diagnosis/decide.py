@@ -42,8 +42,6 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
         if not observation.kind.is_traced and observation.kind.callers == 1:
             findings += _explain(case, name, explained)
     findings += paged_in(case)
-    if Cause.SHAPES in {finding.cause for finding in findings}:  # and no leak besides
-        findings = [one for one in findings if one.cause != Cause.PYTHON_OBJECTS]
     failed = [one for one in observations if one.error is not None]
     if failed and not findings:
         kinds = ", ".join(sorted({one.error or "" for one in failed}))
