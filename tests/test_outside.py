@@ -209,7 +209,7 @@ def test_memory_that_is_taken_again_is_other_memory(saved: Path, held: HeldMemor
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_encoders_of_a_process_share_one_view(saved: Path, held: HeldMemory, count: int) -> None:
-    """A data frame grows: one encoder reloads and reports it, the others neither reload nor report."""
+    """A data frame grows. One of the encoders reloads once and reports it; no other does either."""
     loader = Loader(saved)
     with ExitStack() as stack:
         encoders = [stack.enter_context(warmed_up(loader, held)) for _ in range(count)]

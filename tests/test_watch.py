@@ -149,7 +149,7 @@ def test_texts_are_never_written(path: Path) -> None:
 
 
 def test_a_log_stays_within_its_size_and_keeps_the_whole_curve(path: Path) -> None:
-    """Every second reading is dropped, again and again; the others are evenly spaced."""
+    """Each time the file is full, every second reading goes: those that stay are evenly spaced."""
     with watch(path, each_call=True, max_bytes="64 KiB") as log:
         for _ in range(10_000):
             log.call()

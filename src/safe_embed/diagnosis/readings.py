@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -88,6 +89,11 @@ class Reader:
     def __init__(self, device: str | None = None, *, costly_seconds: float = 1.0) -> None:
         self._sampler = Sampler(device, min_seconds=0, costly_seconds=costly_seconds)
         self._start: float | None = None
+
+    @property
+    def start_seconds(self) -> float:
+        """Time of the first reading on the clock of ``time.monotonic``; now if there is none."""
+        return time.monotonic() if self._start is None else self._start
 
     def take(self, calls: int | None = None, *, fresh: bool = False) -> Reading:
         """Take a reading.

@@ -19,7 +19,7 @@ from safe_embed.diagnosis.verdicts import Finding
 
 SHAPES_JA = {"flat": "増加なし", "plateau": "頭打ち", "growth": "増加", "unclear": "未確定"}
 _WIDTH = 100
-# Quick experiments make many more calls; the others are not pressed into a corner of the picture.
+# Curves are cut at twice the median number of calls: experiments with few calls stay readable.
 _WIDEST = 2
 
 

@@ -20,8 +20,7 @@ _DICTIONARY = (".dic", ".bin")
 def descriptors(case: Case) -> Iterator[Finding]:
     """File descriptors that rise to the end, in any experiment."""
     for name, observation in case.observations.items():
-        counts = [one.file_descriptors for one in observation.readings]
-        values = [count for count in counts if count is not None]
+        values = known(observation.readings, "file_descriptors")
         more = values[-1] - values[0] if values else 0
         if more >= _FEWEST_DESCRIPTORS and is_rising(values):
             yield found(

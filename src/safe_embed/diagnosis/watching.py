@@ -137,9 +137,9 @@ class MemoryLog:
         )
         self._held = held_reader()
         self._reader = Reader(self._device, costly_seconds=_HEAP_SECONDS)
-        self._start = time.monotonic()
-        self._pid = os.getpid()
         self._read()
+        self._start = self._reader.start_seconds  # one clock for calls and intervals
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="safe-embed-watch", daemon=True)
         self._thread.start()
         return self
