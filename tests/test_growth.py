@@ -363,3 +363,11 @@ def test_the_import_is_light() -> None:
 def test_the_default_tolerance_is_a_round_number() -> None:
     """Messages and pages name it."""
     assert 3 * MB == TOLERANCE_BYTES
+
+
+def test_a_line_that_hardly_strays_is_growth() -> None:
+    """Slow waves of 10 kB, which depend on their past, are none of a rise of 50 kB a call."""
+    calls = np.arange(400)
+    line = 50_000 * calls + 5_000 * np.sin(calls / 20)
+    assert "growth" == judge(line).verdict
+    assert "growth" != judge(line + 2 * MB * np.sin(calls / 20)).verdict

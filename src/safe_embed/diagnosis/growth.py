@@ -100,8 +100,9 @@ def judge(series: Sequence[float], tolerance_bytes: float = TOLERANCE_BYTES) -> 
 
     Memory is flat or at a plateau if its rise over the second half is certain to be less than the
     tolerance, or than half the width of its noise. Growth has a significant trend there, or rises
-    by ten times what the curve strays from its line; it rises by more than the tolerance, is not slower than in the first half and stands above it. A cache that
-    fills at a constant rate looks the same until it is full.
+    by ten times what the curve strays from its line. It rises by more than the tolerance, is not
+    slower than in the first half and stands above it. A cache that fills at a constant rate looks
+    the same until it is full.
 
     Args:
         series: Memory that the process holds after each call, in bytes, oldest first.
