@@ -15,7 +15,16 @@ import numpy as np
 
 from safe_embed.backends.admission import Admission, Place
 from safe_embed.backends.interface import Backend
-from safe_embed.inference.request import Call, Embed, EmbedChunks, EmbedRaw, Move, PlanTexts, Pool
+from safe_embed.inference.request import (
+    Call,
+    Embed,
+    EmbedChunks,
+    EmbedRaw,
+    FetchFingerprint,
+    Move,
+    PlanTexts,
+    Pool,
+)
 from safe_embed.memory import MemorySample, Stats
 from safe_embed.types import ChunkedText, Encoding, FloatArray, Span, TextPlan
 from safe_embed.upstream.settings import ModelFacts, ModelSettings, ModelState
@@ -170,18 +179,25 @@ class FakeBackend:
 
     def _result(self, call: Call) -> Any:
         match call:
-            case Embed():
-                return np.stack([vector_of(text) for text in call.request.texts])
-            case EmbedChunks():
-                return [self._chunked(text) for text in call.request.texts]
-            case EmbedRaw():
-                return [{"of": text} for text in call.request.texts]
-            case PlanTexts():
-                return [TextPlan((Span(0, len(t)),), (3,), False) for t in call.request.texts]
             case Move():
                 return call.device or self.model.device, call.dtype or self.model.dtype
+            case FetchFingerprint():
+                return np.array([0.6, 0.8], np.float32)
+            case Embed():
+                return np.stack([vector_of(text) for text in call.request.texts])
+            case EmbedChunks() | EmbedRaw() | PlanTexts():
+                return [self._given(call, text) for text in call.request.texts]
             case _:
                 return "a copy"
+
+    def _given(self, call: Call, text: str) -> Any:
+        match call:
+            case EmbedChunks():
+                return self._chunked(text)
+            case EmbedRaw():
+                return {"of": text}
+            case _:
+                return TextPlan((Span(0, len(text)),), (3,), False)
 
     def _chunked(self, text: str) -> ChunkedText:
         vector = vector_of(text)

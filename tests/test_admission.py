@@ -243,7 +243,7 @@ def test_a_caller_that_is_dropped_leaves_its_place() -> None:
 def flow(name: str, waves: int) -> Flow[str]:
     """A call of so many waves, with a task each."""
     for _ in range(waves):
-        yield Wave([ChunkTexts([name], "", 0, want_spans=False, first_index=0)])
+        yield Wave([ChunkTexts([(0, name)], "", 0, want_spans=False)])
     return name
 
 
@@ -274,7 +274,7 @@ def test_tasks_are_done_by_priority(calls: list[tuple[int, int]], cancelled: set
         assert call.priority == max(other.priority for other in alive)
         active = Counter(calls[at][0] for at in begun if not pending[at].future.done())
         assert max(active.values()) <= ACTIVE_CALLS
-        [name] = task.task.items
+        [(_, name)] = task.task.items
         last.setdefault(call.priority, []).append(str(name))
         queue.note(call, task, [name])
         queue.advance()

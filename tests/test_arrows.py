@@ -23,7 +23,7 @@ KEPT = CALLS | {"supervision"}
 SERVED = KEPT | {"backends", "backends.process"}
 ASKED = SERVED | {
     *("options", "waiting", "streaming", "encoding", "compat", "placement", "copying"),
-    *("encoder_options", "offline"),
+    *("encoder_options", "offline", "search", "chunk_calls"),
 }
 # What users' own tests need, and what writes and reads a log of one's own process: neither loads a
 # model.
@@ -42,6 +42,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "types": frozenset({"errors"}),
     **dict.fromkeys(PURE, GROUND),
     "pooling": GROUND | {"vectors"},
+    "search": GROUND | {"vectors"},
     "offline": GROUND,
     "upstream": MIDDLE,
     "inference": MODEL,
@@ -51,7 +52,8 @@ ROOMS: dict[str, frozenset[str]] = {
     "options": SERVED,
     "waiting": SERVED,
     "streaming": SERVED | {"options", "waiting"},
-    "encoding": SERVED | {"options", "waiting"},
+    "encoding": SERVED | {"options", "waiting", "search"},
+    "chunk_calls": SERVED | {"options", "encoding", "search"},
     "placement": SERVED,
     "compat": SERVED | {"options", "placement", "waiting"},
     "encoder_options": SERVED | {"options", "offline"},
@@ -61,7 +63,6 @@ ROOMS: dict[str, frozenset[str]] = {
     "policies": GROUND | {"memory"},
     "splitters": GROUND | {"text"},
     "": ASKED | {"encoder", "diagnosis", "diagnosis.watching"},
-    "search": ALL,
     "diagnosis": ALL | EXAMINED | WATCHED,
     "diagnosis.growth": frozenset({"errors"}),  # pure
     **dict.fromkeys(EXAMINED - {"diagnosis.growth"}, MEASURED),

@@ -23,7 +23,7 @@ class MyExit(BaseException):
 
 def task(items: Iterable[Any]) -> Task:
     """A task; what it is asked to do is nothing to the queue."""
-    return ChunkTexts(list(items), "", 0, want_spans=False, first_index=0)
+    return ChunkTexts(list(items), "", 0, want_spans=False)
 
 
 def flow(sizes: list[int]) -> Flow[list[Any]]:

@@ -297,6 +297,9 @@ def test_a_character_over_the_budget_is_refused(mode: Mode) -> None:
         chunk(Chunker(TINY, mode), [fine, bad, bad], reader, 8)
     assert 1 in caught.value.indices
     assert "𠮷" not in str(caught.value)
+    with pytest.raises(TextTooLongError, match="input 7") as caught:
+        Chunker(TINY, mode).chunk([fine, bad], reader, reader.overhead_tokens + 8, [4, 7])
+    assert (7,) == caught.value.indices
     assert 1 == len(chunk(Chunker(TINY), ["𠮷"], reader, 9)[0].chunks)
 
 

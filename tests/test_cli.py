@@ -17,7 +17,8 @@ import pytest
 
 import safe_embed
 from safe_embed.cli import app as cli
-from safe_embed.cli.demo import Hit, Question, is_answered, prepared_questions, read_manual
+from safe_embed.cli.demo import Question, is_answered, prepared_questions, read_manual
+from safe_embed.search import Hit
 from safe_embed.types import Span
 
 TEXT = "春が来た。花が咲く。\n鳥が鳴く。"
@@ -306,7 +307,7 @@ def test_a_passage_answers_if_it_overlaps_the_answer(
     document: int, span: tuple[int, int], *, expected: bool
 ) -> None:
     """In the same document; a question whose answer nobody knows has no verdict."""
-    hit = Hit(document, Span(*span), 0.9)
+    hit = Hit(document, 0, Span(*span), 0.9)
     assert expected == is_answered(Question("どこ？", 1, Span(10, 20)), hit)
     assert is_answered(Question("どこ？"), hit) is None
 

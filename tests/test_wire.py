@@ -329,7 +329,7 @@ def test_a_result_that_cannot_be_pickled_is_an_error(
     outcomes = [Outcome([threading.Lock()]), Outcome(["fine"])]
     supervisor: Any = SimpleNamespace(do=lambda task: outcomes.pop(0), holds_back=False)
     worker = Worker(theirs, SimpleQueue(), supervisor, reports_start=False, idle_seconds=1.0)
-    task = ChunkTexts(["雨"], "", 512, want_spans=False, first_index=0)
+    task = ChunkTexts([(0, "雨")], "", 512, want_spans=False)
     for _ in range(2):
         worker.handle(task)
     failed, done = ours.receive(), ours.receive()
@@ -382,7 +382,7 @@ def test_errors_travel(error: BaseException, kind: type, attributes: dict[str, A
 def test_halves_become_one_again(count: int) -> None:
     """However often a task is parted, and in whatever order its parts are done."""
     found: list[Any] = []
-    task = ChunkTexts(range(count), "", 512, want_spans=False, first_index=0)
+    task = ChunkTexts(range(count), "", 512, want_spans=False)
     waiting = [PendingTask(task, found.append)]
     while waiting:
         piece = waiting.pop(len(waiting) // 2)

@@ -12,10 +12,11 @@ import numpy as np
 
 from safe_embed.backends.async_calls import drive_async
 from safe_embed.backends.calls import drive
+from safe_embed.chunk_calls import ChunkCalls
 from safe_embed.compat import DropIn
 from safe_embed.copying import Copying
 from safe_embed.encoder_options import EncoderOptions, described, start_backend
-from safe_embed.encoding import chunk_steps, encode_steps, is_quick, plan_steps
+from safe_embed.encoding import encode_steps, is_quick, report_constant_signs
 from safe_embed.inference.request import DEFAULT_MAX_WAITING_TEXTS, OnLong, WhenFull
 from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.options import EncodeOptions, for_task, request_of, takes
@@ -25,7 +26,7 @@ from safe_embed.streaming import check_stream, stream_vectors
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Mode
 from safe_embed.text.splitters import SplitterLike
-from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.types import FloatArray
 from safe_embed.vectors import Precision, check_ranges, quantize
 from safe_embed.waiting import check_priority
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from safe_embed.upstream.source import SentenceTransformer
 
 
-class SafeEncoder(DropIn, Copying):
+class SafeEncoder(ChunkCalls, DropIn, Copying):
     """Embeds Japanese text of any length; a drop-in for ``SentenceTransformer.encode``.
 
     A text that fits what the model reads gives the vector that sentence-transformers gives. A
@@ -181,65 +182,6 @@ class SafeEncoder(DropIn, Copying):
         """
         return self._encode_for(options, "document")
 
-    def encode_chunks(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        device: str | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        *,
-        max_chunk_tokens: int | None = None,
-        priority: int = 0,
-        **kwargs: Any,
-    ) -> list[ChunkedText]:
-        """Embed texts and keep the vector of every chunk, for search in long documents.
-
-        The best chunk of a document finds it far more often than any single vector of it: R@1 0.93
-        against 0.80 on long Japanese articles (docs/ja/truncation.md).
-
-        Args:
-            inputs: A text, or anything that gives texts.
-            prompt_name: As for :meth:`encode`.
-            prompt: As for :meth:`encode`.
-            batch_size: As for :meth:`encode`.
-            show_progress_bar: As for :meth:`encode`.
-            device: As for :meth:`encode`.
-            normalize_embeddings: Whether to scale all vectors to length 1.
-            truncate_dim: As for :meth:`encode`.
-            max_chunk_tokens: Tokens of a chunk, at most what the model reads; ``None`` for at most
-                512, which finds best, and at most the encoder's own ``max_chunk_tokens``.
-            priority: Calls of a higher priority are served first.
-            **kwargs: As for :meth:`encode`.
-
-        Returns:
-            One value a text, a single text too: spans, token counts and vectors of its chunks.
-            ``.pooled()`` is their mean, or what else ``pooling`` says: what :meth:`encode` gives
-            for chunks of the same ``max_chunk_tokens``.
-
-        Raises:
-            InvalidTextError: If an input is no text.
-            ConfigError: If an argument cannot work.
-            TextTooLongError: If texts do not fit and ``on_long="error"``.
-        """
-        options = EncodeOptions(
-            inputs=inputs,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            device=device,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            priority=priority,
-            model_kwargs=kwargs,
-            method="encode_chunks",
-        )
-        return drive(chunk_steps(self.backend, options, max_chunk_tokens))
-
     def encode_stream(
         self,
         inputs: Iterable[str],
@@ -299,37 +241,11 @@ class SafeEncoder(DropIn, Copying):
         truncate = options.truncation(self.truncate_dim)
 
         def finish(vectors: FloatArray) -> np.ndarray[Any, Any]:
-            return quantize(truncate(vectors), precision, ranges)
+            kept = truncate(vectors)
+            report_constant_signs(self.backend.model, kept, precision)
+            return quantize(kept, precision, ranges)
 
         return stream_vectors(self.backend, inputs, request, finish, priority=options.priority)
-
-    def plan(
-        self,
-        inputs: Iterable[str] | str,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        *,
-        priority: int = 0,
-    ) -> list[TextPlan]:
-        """Say what :meth:`encode` would do with texts, without running the model.
-
-        Args:
-            inputs: A text, or anything that gives texts.
-            prompt_name: As for :meth:`encode`.
-            prompt: As for :meth:`encode`.
-            priority: Calls of a higher priority are served first.
-
-        Returns:
-            One plan a text, a single text too: its chunks, their tokens, and whether it is long.
-
-        Raises:
-            InvalidTextError: If an input is no text.
-            ConfigError: If the prompt does not exist or leaves no room.
-        """
-        options = EncodeOptions(
-            inputs=inputs, prompt_name=prompt_name, prompt=prompt, priority=priority, method="plan"
-        )
-        return drive(plan_steps(self.backend, options))
 
     def _encode_for(self, options: EncodeOptions, task: Literal["query", "document"]) -> Any:
         return drive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
@@ -13,16 +14,36 @@ from typing import Any
 from safe_embed.backends.admission import Place
 from safe_embed.backends.interface import Backend
 from safe_embed.errors import WorkerError
-from safe_embed.inference.request import Embed, EmbedChunks, EmbedRaw, PlanTexts, Request
+from safe_embed.inference.request import (
+    Embed,
+    EmbedChunks,
+    EmbedRaw,
+    FetchFingerprint,
+    PlanTexts,
+    Request,
+)
 from safe_embed.options import EncodeOptions, request_of, resolve_prompt
+from safe_embed.search.calibration import Calibration, check_packing
 from safe_embed.types import ChunkedText, FloatArray, TextPlan
+from safe_embed.upstream.settings import ModelState
 from safe_embed.validation import check_choice, check_limit
-from safe_embed.vectors import check_precision, finish_others, in_form, map_vectors, quantize
+from safe_embed.vectors import (
+    check_precision,
+    count_constant_signs,
+    finish_others,
+    in_form,
+    map_vectors,
+    quantize,
+)
 from safe_embed.waiting import admission, enter, read_texts
+
+logger = logging.getLogger("safe_embed")
 
 # So many texts, or characters, are checked in less than 2 ms.
 _QUICK_TEXTS = 500
 _QUICK_CHARS = 200_000
+# With fewer vectors their signs tell little of those of others.
+_FEWEST_FOR_SIGNS = 100
 
 
 def is_quick(options: EncodeOptions) -> bool:
@@ -93,7 +114,9 @@ def _encode_steps(
         return form(None)
 
     def finish(vectors: FloatArray) -> Any:
-        return form(quantize(truncate(vectors), options.precision))
+        kept = truncate(vectors)
+        report_constant_signs(model, kept, options.precision)
+        return form(quantize(kept, options.precision))
 
     with _lent(backend, request) as (lent, passed):
         try:
@@ -103,6 +126,31 @@ def _encode_steps(
             raise
     result = finish(vectors)
     return result[0] if single else result
+
+
+def report_constant_signs(model: ModelState, vectors: FloatArray, precision: str | None) -> None:
+    """Log once that most bits of a model's vectors are the same if they are cut at 0.
+
+    Args:
+        model: Whose vectors they are.
+        vectors: Shape (n, dimension).
+        precision: What they are quantised to.
+    """
+    if precision not in ("binary", "ubinary") or model.is_sign_reported:
+        return
+    constant, dimension = count_constant_signs(vectors), vectors.shape[-1]
+    if len(vectors) < _FEWEST_FOR_SIGNS or 2 * constant < dimension:
+        return
+    model.is_sign_reported = True
+    logger.warning(
+        "precision=%r keeps whether a number is above 0, as sentence-transformers does. In %d of "
+        "%d dimensions that is the same for nearly all of these vectors: such bits find little. "
+        "For search, keep bits about the mean: encode_chunks(…, calibration=…, bits=1).\n"
+        "precision=%r は値が 0 より大きいかどうかを残しますが、%d 次元（全 %d 次元）で、ほぼすべて"
+        "のベクトルが同じ符号です。検索には、平均を境にする encode_chunks(…, calibration=…, "
+        "bits=1) を使ってください。",
+        *(precision, constant, dimension, precision, constant, dimension),
+    )
 
 
 def _raw_steps(
@@ -127,15 +175,36 @@ def _raw_steps(
     return outputs
 
 
+def fingerprint_steps(backend: Backend) -> Generator[Future[Any], Any, FloatArray]:
+    """Have the fixed text embedded by which a model is known, once for an encoder.
+
+    Args:
+        backend: Does the work.
+
+    Returns:
+        A generator as that of :func:`encode_steps`; it returns a vector of length 1.
+    """
+    model = backend.model
+    if model.fingerprint is None:
+        model.fingerprint = yield backend.submit(FetchFingerprint())
+    return model.fingerprint
+
+
 def chunk_steps(
-    backend: Backend, options: EncodeOptions, max_chunk_tokens: int | None
-) -> Generator[Future[Any], Any, list[ChunkedText]]:
+    backend: Backend,
+    options: EncodeOptions,
+    max_chunk_tokens: int | None,
+    calibration: Calibration | None,
+    bits: Any,
+) -> Generator[Future[Any], Any, list[Any]]:
     """Do one call of ``encode_chunks``, as :func:`encode_steps` does one of ``encode``.
 
     Args:
         backend: Does the work.
         options: Of the call.
         max_chunk_tokens: Tokens of a chunk; ``None`` for chunks that search well.
+        calibration: By which the vectors are packed; ``None`` leaves them whole.
+        bits: Of a dimension: 1 or 8 with a calibration, 32 without.
 
     Returns:
         A generator as that of :func:`encode_steps`; it returns one value a text.
@@ -153,15 +222,24 @@ def chunk_steps(
         model = backend.model
         request = request_of(options, texts, model)
         check_limit(max_chunk_tokens, model.limit_tokens)
+        check_packing(calibration, bits, model.dimension_of(options.truncate_dim))
         if not texts:
             return []
+        if calibration is not None:
+            calibration.check_model((yield from fingerprint_steps(backend)))
         truncate = options.truncation(model.settings.truncate_dim)
+
+        def finish(text: ChunkedText) -> Any:
+            whole = replace(map_vectors(text, truncate), fingerprint=model.fingerprint)
+            return whole if calibration is None else calibration.pack(whole, bits)
+
         try:
             chunked = yield backend.submit(EmbedChunks(request, max_chunk_tokens), place)
         except WorkerError as error:
-            error.results = [text and map_vectors(text, truncate) for text in error.results]
+            error.results = [text and finish(text) for text in error.results]
             raise
-        return [map_vectors(text, truncate) for text in chunked]
+        yield from fingerprint_steps(backend)  # after texts that do not fit were refused
+        return [finish(text) for text in chunked]
 
 
 def plan_steps(

@@ -146,6 +146,8 @@ class ChunkedText:
         vectors: Chunk embeddings, float32, shape (n_chunks, dimension).
         is_long: Whether the whole text has more tokens than one of these chunks may have.
         cut_clusters: As for :class:`TextPlan`.
+        fingerprint: By which the model is known, for :class:`safe_embed.search.Calibration`: the
+            vector of a fixed text, shape (dimension of the model,); ``None`` if it is not known.
     """
 
     spans: tuple[Span, ...]
@@ -154,6 +156,7 @@ class ChunkedText:
     is_long: bool
     _pooled: FloatArray = field(repr=False)
     cut_clusters: tuple[int, ...] = ()
+    fingerprint: FloatArray | None = field(default=None, repr=False)
 
     def pooled(self) -> FloatArray:
         """Return the embedding of the whole text, pooled from the vectors of these chunks.

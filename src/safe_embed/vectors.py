@@ -56,6 +56,7 @@ def map_vectors(text: ChunkedText, change: Callable[[FloatArray], FloatArray]) -
         text.is_long,
         change(text.pooled()),
         text.cut_clusters,
+        text.fingerprint,
     )
 
 
@@ -66,6 +67,7 @@ def finish_others(results: Sequence[Any], finished: Callable[[FloatArray], Any])
     return [None if one is None else next(vectors) for one in results]
 
 
+_NEARLY_ALL = 0.95
 _SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize
 
 
@@ -159,6 +161,19 @@ def check_precision(precision: str | None, n_texts: int | None = None) -> None:
             f"precision={shown(precision)} は使えません。{names} のどれかにしてください。",
         )
         raise ConfigError(msg)
+
+
+def count_constant_signs(vectors: FloatArray) -> int:
+    """Count the dimensions in which nearly all vectors have the same sign.
+
+    Args:
+        vectors: Shape (n, dimension).
+
+    Returns:
+        How many dimensions have one sign in 95 % of the vectors or more.
+    """
+    positive = (vectors > 0).mean(axis=0)
+    return int((np.maximum(positive, 1 - positive) >= _NEARLY_ALL).sum())
 
 
 def check_ranges(ranges: FloatArray | None, dim: int | None) -> None:

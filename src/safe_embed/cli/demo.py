@@ -20,6 +20,7 @@ from safe_embed.encoder import SafeEncoder
 from safe_embed.memory.sampling import anonymous_bytes
 from safe_embed.memory.sizes import format_mib
 from safe_embed.packaged_manual import manual_folder
+from safe_embed.search.ranking import Hit, rank
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.types import ChunkedText, FloatArray, Span, TextPlan
 
@@ -82,15 +83,6 @@ class Question:
     span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """The best passage for a question: index of its document, span in it, cosine similarity."""
-
-    document: int
-    span: Span
-    score: float
-
-
 def read_manual() -> list[Document]:
     """Read the Japanese manual from the installed package or from the repository.
 
@@ -144,24 +136,6 @@ def sample_questions(documents: Sequence[Document], most: int = 8) -> list[Quest
     return questions
 
 
-def best_passage(question: FloatArray, indexed: Sequence[ChunkedText]) -> Hit:
-    """Find the passage whose vector is nearest to the vector of a question.
-
-    Args:
-        question: A unit vector, shape (dimension,).
-        indexed: The chunks of each document, with unit vectors.
-
-    Returns:
-        The best passage of all documents.
-    """
-    hits = []
-    for number, document in enumerate(indexed):
-        scores = document.vectors @ question
-        best = int(scores.argmax())
-        hits.append(Hit(number, document.spans[best], float(scores[best])))
-    return max(hits, key=lambda hit: hit.score)
-
-
 def run(documents: Sequence[Document], questions: Sequence[Question], console: Console) -> None:
     """Index documents, answer questions, and show what search with truncated texts finds.
 
@@ -189,11 +163,11 @@ def run(documents: Sequence[Document], questions: Sequence[Question], console: C
     with console.status("比較のため、切り捨てたベクトルを作っています / truncated, to compare …"):
         plans, truncated = _embed_truncated(texts)
     verdicts = []
-    for question, vector in zip(questions, question_vectors, strict=True):
-        hit = best_passage(vector, indexed)
+    found = rank(question_vectors, indexed, 1)
+    for question, vector, [hit] in zip(questions, question_vectors, found, strict=True):
         scores = truncated @ vector
         other = int(scores.argmax())
-        read = Hit(other, plans[other].spans[0], float(scores[other]))
+        read = Hit(other, 0, plans[other].spans[0], float(scores[other]))
         verdicts.append((is_answered(question, hit), is_answered(question, read)))
         _print_answer(console, documents, question, hit, read)
     tokens = sum(sum(document.token_counts) for document in indexed)

@@ -22,6 +22,7 @@ from safe_embed.inference.tasks import (
     ChunkTexts,
     CopyTokenizer,
     EmbedBatch,
+    EmbedFixedText,
     EncodeUpstream,
     MoveModel,
     Outcome,
@@ -37,8 +38,10 @@ from safe_embed.types import Chunk, ChunkedInput, Encoding, FloatArray, Span
 from safe_embed.upstream import unpadded
 from safe_embed.upstream.attributes import least, position_tokens, preprocess
 from safe_embed.upstream.preprocessing import reader_kind
+from safe_embed.upstream.same_model import CANARY
 from safe_embed.upstream.settings import dtype_of
 from safe_embed.upstream.tokenizer import ModelReader
+from safe_embed.vectors import normalize
 
 if TYPE_CHECKING:
     from safe_embed.upstream.source import SentenceTransformer
@@ -103,12 +106,14 @@ class Engine:
                 return Outcome(self._answers(task))
 
     def _answers(
-        self, task: CopyTokenizer | Preprocess | MoveModel | StartProcesses
+        self, task: CopyTokenizer | EmbedFixedText | Preprocess | MoveModel | StartProcesses
     ) -> Sequence[Any]:
-        """Do a task that computes no vectors."""
+        """Do a task that is counted nowhere."""
         match task:
             case CopyTokenizer():
                 return [deepcopy(self.tokenizer)]
+            case EmbedFixedText():
+                return [self.fingerprint()]
             case Preprocess():
                 return [preprocess(self.model, *item) for item in task.items]
             case MoveModel():
@@ -123,8 +128,9 @@ class Engine:
         reader, budget = self._reader(task.prompt), task.budget_tokens
         if self.settings.on_long == "truncate":
             spans = task.want_spans
-            return [_truncated(reader, text, budget, want_spans=spans) for text in task.items]
-        return self.settings.chunker.chunk(task.items, reader, budget, task.first_index)
+            return [_truncated(reader, text, budget, want_spans=spans) for _, text in task.items]
+        numbers, texts = [number for number, _ in task.items], [text for _, text in task.items]
+        return self.settings.chunker.chunk(texts, reader, budget, numbers)
 
     def _chunk_stretch(self, task: ChunkStretch, window: Window) -> Stretch:
         """Cut the next stretch of a long text into chunks."""
@@ -156,6 +162,11 @@ class Engine:
         values = self.model.encode(list(task.items), **task.options)
         after = self.model.device
         return Outcome(values, device=None if after == before else str(after))
+
+    def fingerprint(self) -> FloatArray:
+        """Embed a fixed text, uncounted, by which a model is known; length 1, (dimension,)."""
+        [vector] = self.embed_now([CANARY])
+        return normalize(vector)
 
     def embed_now(self, texts: Sequence[str]) -> FloatArray:
         """Embed the beginnings of texts, uncounted, as a check of the model; (n, dimension)."""

@@ -7,24 +7,22 @@ backend has done by an engine, on its thread or in a worker process.
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from safe_embed.batching import batches
 from safe_embed.errors import ConfigError, WorkerError, both
+from safe_embed.inference.distinct import distinct
+from safe_embed.inference.forward import Forward
 from safe_embed.inference.long_texts import (
     check_long,
     check_prompt_length,
     lost_texts,
     refuse_long,
-    report_slow,
 )
 from safe_embed.inference.request import (
     Call,
@@ -36,12 +34,11 @@ from safe_embed.inference.request import (
     Settings,
 )
 from safe_embed.inference.single_task import single
-from safe_embed.inference.stretched_text import STRETCHED, stretched_text
+from safe_embed.inference.stretched_text import STRETCHED, EmbeddedText, stretched_text
 from safe_embed.inference.tasks import (
     LOST,
     CallEnded,
     ChunkTexts,
-    EmbedBatch,
     EncodeUpstream,
     Flow,
     Task,
@@ -49,7 +46,7 @@ from safe_embed.inference.tasks import (
 )
 from safe_embed.pooling import pool
 from safe_embed.text.chunking import ANY_CHARS
-from safe_embed.types import Chunk, ChunkedInput, ChunkedText, FloatArray, Span, TextPlan
+from safe_embed.types import ChunkedInput, ChunkedText, FloatArray, TextPlan
 from safe_embed.upstream.attributes import least
 from safe_embed.upstream.settings import ModelState
 from safe_embed.upstream.tokenizer import portions
@@ -59,13 +56,6 @@ from safe_embed.upstream.tokenizer import portions
 SEARCH_CHUNK_TOKENS = 512
 # The budget of a model that reads any number of tokens, such as a StaticEmbedding.
 _ANY_TOKENS = 2**31 - 1
-# On a CPU, a chunk of more tokens than this is reported once: attention takes time with the square
-# of the length. Source: docs/speed.md.
-_LONG_CHUNK_TOKENS = 512
-# Tokens of a batch. On a CPU twice as many gain up to 10 %, and let others wait twice as long; on a
-# GPU (H200) they are the best of 4,096 to 131,072. Source: benchmarks/test_speed.py, test_budget.
-DEFAULT_BATCH_TOKENS = {"cpu": 1024}
-DEFAULT_BATCH_TOKENS_ELSEWHERE = 32_768
 # How much text of one call is cut into chunks before another call has its turn: about 0.1 s.
 _TURN_CHARS = 100_000
 
@@ -81,7 +71,10 @@ class Pipeline:
 
     settings: Settings
     model: ModelState
-    _is_slow_reported: threading.Event = field(default_factory=threading.Event, init=False)
+    forward: Forward = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "forward", Forward(self.settings, self.model))
 
     def budget_tokens(self, request: Request) -> int:
         """Tell how many tokens a chunk of ``encode`` may have.
@@ -124,9 +117,11 @@ class Pipeline:
         budget = self.budget_tokens(request)
         inputs = yield from self._chunk(request, budget, want_spans=True)
         plans = [None if text is LOST else _plan_of(text) for text in inputs]
-        for place in _stretched(inputs):
-            text = yield from stretched_text(place, request, budget, self._stretch_chars(budget))
-            plans[place] = None if text is LOST else text.plan
+        for same in _stretched(inputs, request.texts):
+            size = self._stretch_chars(budget)
+            text = yield from stretched_text(same[0], request, budget, size)
+            for place in same:
+                plans[place] = None if text is LOST else text.plan
         lost = [index for index, plan in enumerate(plans) if plan is None]
         if lost:
             raise lost_texts(lost, plans)
@@ -152,25 +147,19 @@ class Pipeline:
             rows = yield from self._forward_in_pool(inputs, request)
         else:
             chunks = [chunk for text in inputs if text is not LOST for chunk in text.chunks]
-            rows = yield from self._forward(chunks, request, budget)
+            rows = yield from self.forward.vectors(chunks, request, budget)
         texts = list(self._pooled(inputs, iter(rows)))
-        for place in _stretched(inputs):
-            texts[place] = yield from self._embed_stretched(place, request, budget)
+        for same in _stretched(inputs, request.texts):
+            size = self._stretch_chars(budget)
+            embed = partial(self.forward.vectors, budget=budget)
+            text = yield from stretched_text(same[0], request, budget, size, embed)
+            for place in same:
+                texts[place] = None if text is LOST else self._chunked_text(text)
         yield CallEnded(len(inputs))
         if None in texts:
             lost = [index for index, text in enumerate(texts, request.first_index) if text is None]
             raise lost_texts(lost, texts)
         return texts
-
-    def _embed_stretched(self, place: int, request: Request, budget: int) -> Flow[Any]:
-        """Embed a long text stretch by stretch; a ChunkedText, or ``None`` if it is lost."""
-        size = self._stretch_chars(budget)
-        embed = partial(self._forward, budget=budget)
-        text = yield from stretched_text(place, request, budget, size, embed)
-        if text is LOST:
-            return None
-        chunks = text.spans, text.token_counts, text.vectors
-        return self._chunked_text(*chunks, is_long=True, cut_clusters=text.cut_clusters)
 
     def _search_chunks(self, call: EmbedChunks) -> Flow[list[Any]]:
         """Embed texts in chunks that search well; on_long decides about whole texts, as before."""
@@ -216,19 +205,20 @@ class Pipeline:
         """
         if self.settings.on_long != "truncate":  # as upstream, which cuts prompts too
             check_prompt_length(request.prompt, budget)
-        tasks: list[Task] = []
-        first = request.first_index
+        firsts, places = distinct(request.texts)
         most = self._whole_chars(request, budget)
-        for is_stretched, texts in groupby(request.texts, key=lambda text: len(text) > most):
-            if is_stretched:
-                first += len(list(texts))
-                continue
-            for portion in portions(list(texts), _TURN_CHARS):
-                tasks.append(ChunkTexts(portion, request.prompt, budget, want_spans, first))
-                first += len(portion)
+        whole = [first for first in firsts if len(request.texts[first]) <= most]
+        numbers = iter(whole)
+        tasks: list[Task] = [
+            ChunkTexts(
+                [(request.first_index + next(numbers), text) for text in portion],
+                *(request.prompt, budget, want_spans),
+            )
+            for portion in portions([request.texts[first] for first in whole], _TURN_CHARS)
+        ]
         inputs = yield Wave(tasks)
-        cut = iter([text for portion in inputs for text in portion])
-        return [STRETCHED if len(text) > most else next(cut) for text in request.texts]
+        cut = dict(zip(whole, chain.from_iterable(inputs), strict=True))
+        return [cut.get(firsts[place], STRETCHED) for place in places]
 
     def _whole_chars(self, request: Request, budget: int) -> int:
         """Return how many characters a text may have that is cut into chunks at once."""
@@ -240,40 +230,6 @@ class Pipeline:
     def _stretch_chars(self, budget: int) -> int:
         return self.settings.chunker.stretch_chars(budget)
 
-    def _forward(self, chunks: Sequence[Chunk], request: Request, budget: int) -> Flow[list[Any]]:
-        """Embed chunks batch by batch; a vector (dimension,) for each, or LOST."""
-        kind = str(request.device or self.model.device).partition(":")[0]
-        few_shapes = self.settings.few_shapes
-        lengths = [len(chunk.encoding) for chunk in chunks]
-        is_chosen = self.settings.max_chunk_tokens is not None
-        longest = max(lengths, default=0)
-        if kind == "cpu" and longest > _LONG_CHUNK_TOKENS and not is_chosen:
-            self._report_slow_once(longest)
-        groups = batches(
-            lengths,
-            self._batch_tokens(request, kind, budget),
-            limit=budget,
-            few_shapes=kind == "mps" if few_shapes is None else few_shapes,
-            fewer_shapes=kind == "cpu" and few_shapes is None,
-        )
-        tasks: list[Task] = [
-            EmbedBatch(
-                [chunks[index].encoding for index in batch.indices],
-                request.prompt,
-                (batch.rows, batch.columns),
-                request.device,
-                dict(request.model_kwargs),
-            )
-            for batch in groups
-        ]
-        rows: list[Any] = [None] * len(chunks)
-        with tqdm(desc="Batches", total=len(tasks), disable=not request.show_progress_bar) as bar:
-            vectors = yield Wave(tasks, bar)
-        for batch, vectors_of_batch in zip(groups, vectors, strict=True):
-            for index, row in zip(batch.indices, vectors_of_batch, strict=True):
-                rows[index] = row
-        return rows
-
     def _forward_in_pool(self, inputs: Sequence[Any], request: Request) -> Flow[list[Any]]:
         """Let upstream's processes embed the chunks, which all fit; all dimensions."""
         pieces = [
@@ -281,6 +237,7 @@ class Pipeline:
             for text, cut in zip(request.texts, inputs, strict=True)
             for chunk in cut.chunks
         ]
+        firsts, places = distinct(pieces)
         lent = request.pool
         options = {
             "prompt": request.prompt,
@@ -295,8 +252,8 @@ class Pipeline:
                 "device": lent.devices,
                 "chunk_size": lent.chunk_size,
             }
-        [vectors] = yield Wave([EncodeUpstream(pieces, options)])
-        return list(vectors)
+        [vectors] = yield Wave([EncodeUpstream([pieces[first] for first in firsts], options)])
+        return [vectors[place] for place in places]
 
     def _pooled(self, inputs: Sequence[Any], rows: Iterator[Any]) -> Iterator[ChunkedText | None]:
         """Put the vectors of each text's chunks together; ``None`` where one of them is lost."""
@@ -305,40 +262,25 @@ class Pipeline:
             if text is LOST or text is STRETCHED or any(row is LOST for row in vectors):
                 yield None
                 continue
-            spans = tuple(chunk.span for chunk in text.chunks)
-            counts = tuple(len(chunk.encoding) for chunk in text.chunks)
-            long, cuts = text.is_long, text.cut_clusters
-            yield self._chunked_text(spans, counts, vectors, is_long=long, cut_clusters=cuts)
+            yield self._chunked_text(EmbeddedText(_plan_of(text), vectors))
 
-    def _chunked_text(
-        self,
-        spans: tuple[Span, ...],
-        counts: tuple[int, ...],
-        vectors: Sequence[Any],
-        *,
-        is_long: bool,
-        cut_clusters: tuple[int, ...],
-    ) -> ChunkedText:
+    def _chunked_text(self, text: EmbeddedText) -> ChunkedText:
         """Pool the vectors of the chunks of one text."""
-        stacked = np.stack(vectors)
+        plan, vectors = text.plan, np.stack(text.vectors)
         unit_length = self.model.facts.unit_length
-        pooled = pool(stacked, counts, self.settings.pooling, unit_length=unit_length)
-        return ChunkedText(spans, counts, stacked, is_long, pooled, cut_clusters)
-
-    def _report_slow_once(self, tokens: int) -> None:
-        if not self._is_slow_reported.is_set():
-            self._is_slow_reported.set()
-            report_slow(tokens)
-
-    def _batch_tokens(self, request: Request, kind: str, budget: int) -> int:
-        default = DEFAULT_BATCH_TOKENS.get(kind, DEFAULT_BATCH_TOKENS_ELSEWHERE)
-        wanted = self.settings.max_batch_tokens or default
-        return min(wanted, request.batch_size * budget)
+        pooled = pool(vectors, plan.token_counts, self.settings.pooling, unit_length=unit_length)
+        return ChunkedText(
+            plan.spans, plan.token_counts, vectors, plan.is_long, pooled, plan.cut_clusters
+        )
 
 
-def _stretched(inputs: Sequence[Any]) -> list[int]:
-    """Return which texts are cut stretch by stretch."""
-    return [place for place, text in enumerate(inputs) if text is STRETCHED]
+def _stretched(inputs: Sequence[Any], texts: Sequence[str]) -> Iterable[list[int]]:
+    """Return which texts are cut stretch by stretch, identical ones together."""
+    same: dict[str, list[int]] = {}
+    for place, text in enumerate(inputs):
+        if text is STRETCHED:
+            same.setdefault(texts[place], []).append(place)
+    return same.values()
 
 
 def _plan_of(text: ChunkedInput) -> TextPlan:

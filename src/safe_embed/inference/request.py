@@ -121,6 +121,11 @@ class FetchTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchFingerprint:
+    """Embed a fixed text, by which a model is known; the result is a vector of length 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class FetchFeatures:
     """Make the features of texts; the result is the dictionary of upstream's ``preprocess``.
 
@@ -159,6 +164,5 @@ class StartPool:
     devices: list[str] | None
 
 
-Call: TypeAlias = (
-    Embed | EmbedChunks | EmbedRaw | PlanTexts | FetchTokenizer | FetchFeatures | Move | StartPool
-)
+SingleCall: TypeAlias = FetchTokenizer | FetchFingerprint | FetchFeatures | Move | StartPool
+Call: TypeAlias = Embed | EmbedChunks | EmbedRaw | PlanTexts | SingleCall

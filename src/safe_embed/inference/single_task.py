@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 from safe_embed.errors import WorkerError, both
-from safe_embed.inference.request import FetchFeatures, FetchTokenizer, Move, StartPool
+from safe_embed.inference.request import (
+    FetchFeatures,
+    FetchFingerprint,
+    FetchTokenizer,
+    Move,
+    SingleCall,
+    StartPool,
+)
 from safe_embed.inference.tasks import (
     LOST,
     CopyTokenizer,
+    EmbedFixedText,
     Flow,
     MoveModel,
     Preprocess,
@@ -18,7 +26,7 @@ from safe_embed.inference.tasks import (
 )
 
 
-def single(call: FetchTokenizer | FetchFeatures | Move | StartPool) -> Flow[Any]:
+def single(call: SingleCall) -> Flow[Any]:
     """Give the only stage of a call.
 
     Args:
@@ -46,11 +54,13 @@ def _done(task: Task, purpose: str) -> Flow[Any]:
     return value
 
 
-def _task_of(call: FetchTokenizer | FetchFeatures | Move | StartPool) -> tuple[Task, str]:
+def _task_of(call: SingleCall) -> tuple[Task, str]:
     """Give the one task of a call, and what it is for, as an error says."""
     match call:
         case FetchTokenizer():
             return CopyTokenizer(), "the tokenizer was copied"
+        case FetchFingerprint():
+            return EmbedFixedText(), "the fingerprint of the model was made"
         case FetchFeatures():
             item = (call.texts, call.prompt, call.options)
             return Preprocess([item]), "the features were made"

@@ -16,7 +16,7 @@ from safe_embed.inference.request import Request
 from safe_embed.inference.tasks import LOST, ChunkStretch, ChunkTexts, Flow, Wave
 from safe_embed.text.graphemes import spans_between
 from safe_embed.text.stretches import window_at
-from safe_embed.types import Chunk, ChunkedInput, Span, TextPlan
+from safe_embed.types import Chunk, ChunkedInput, TextPlan
 
 # Stands for a text that is cut later, stretch by stretch.
 STRETCHED = ChunkedInput((), is_long=True)
@@ -24,18 +24,11 @@ STRETCHED = ChunkedInput((), is_long=True)
 Embed = Callable[[Sequence[Chunk], Request], Flow[list[Any]]]
 
 
-class StretchedText(NamedTuple):
-    """The chunks of a long text; fields as for TextPlan, and the vector of each chunk."""
+class EmbeddedText(NamedTuple):
+    """The chunks of a text, and the vector of each; there are none if nothing is embedded."""
 
-    spans: tuple[Span, ...]
-    token_counts: tuple[int, ...]
-    cut_clusters: tuple[int, ...]
+    plan: TextPlan
     vectors: list[Any]
-
-    @property
-    def plan(self) -> TextPlan:
-        """The plan of the text."""
-        return TextPlan(self.spans, self.token_counts, is_long=True, cut_clusters=self.cut_clusters)
 
 
 def stretched_text(
@@ -51,7 +44,7 @@ def stretched_text(
         embed: Embeds the chunks of a stretch; ``None`` leaves them without vectors.
 
     Returns:
-        The chunks as a StretchedText, or LOST if no worker process survives one of them.
+        The chunks as an EmbeddedText, or LOST if no worker process survives one of them.
     """
     text = request.texts[place]
     quiet = replace(request, texts=(), show_progress_bar=False)
@@ -78,11 +71,12 @@ def stretched_text(
             start, resume = end, resume + stretch.resume
     if not ends:  # the whole text is blank
         [[blank]] = yield Wave(
-            [ChunkTexts([""], request.prompt, budget, want_spans=False, first_index=index)]
+            [ChunkTexts([(index, "")], request.prompt, budget, want_spans=False)]
         )
         if blank is LOST:
             return LOST
         counts.append(len(blank.chunks[0].encoding))
         vectors = [] if embed is None else (yield from embed(blank.chunks, quiet))
     spans = tuple(spans_between(ends[:-1], len(text)))
-    return StretchedText(spans, tuple(counts), tuple(cuts), vectors)
+    plan = TextPlan(spans, tuple(counts), is_long=True, cut_clusters=tuple(cuts))
+    return EmbeddedText(plan, vectors)

@@ -17,19 +17,17 @@ class ChunkTexts:
     """Cut texts into chunks; the result has a ChunkedInput for each.
 
     Attributes:
-        items: Texts.
+        items: Texts, each behind its number, for messages.
         prompt: What goes in front of every chunk.
         budget_tokens: What a chunk may have, special tokens and prompt included.
         want_spans: Whether the end of a truncated text must be known, which costs a search.
-        first_index: The number of the first text, for messages.
     """
 
     reads_texts: ClassVar[bool] = True
-    items: Sequence[str]
+    items: Sequence[tuple[int, str]]
     prompt: str
     budget_tokens: int
     want_spans: bool
-    first_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,14 @@ class CopyTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedFixedText:
+    """Embed a fixed text, by which a model is known; the result holds a vector of length 1."""
+
+    reads_texts: ClassVar[bool] = False
+    items: Sequence[None] = (None,)
+
+
+@dataclass(frozen=True, slots=True)
 class Preprocess:
     """Make the features of texts as upstream does; the result holds its dictionary of them.
 
@@ -135,6 +141,7 @@ Task: TypeAlias = (
     | EmbedBatch
     | EncodeUpstream
     | CopyTokenizer
+    | EmbedFixedText
     | Preprocess
     | MoveModel
     | StartProcesses

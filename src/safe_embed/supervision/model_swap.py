@@ -24,11 +24,10 @@ from safe_embed.upstream.attributes import (
     weights_bytes,
 )
 from safe_embed.upstream.files import other_vectors
-from safe_embed.upstream.same_model import CANARY, is_same
+from safe_embed.upstream.same_model import is_same
 from safe_embed.upstream.settings import ModelFacts, ModelSettings, apply_settings
 from safe_embed.upstream.source import Loading, ModelSource
 from safe_embed.upstream.tokenizer_cache import bound_tokenizer_cache, clear_tokenizer_cache
-from safe_embed.vectors import normalize
 
 
 class _Look(NamedTuple):
@@ -182,8 +181,7 @@ class ModelSwap:
         Returns:
             A unit vector, shape (dimension,).
         """
-        [vector] = (engine or self._engine).embed_now([CANARY])
-        return normalize(vector)
+        return (engine or self._engine).fingerprint()
 
     def _exchange(self, model: Any, look: _Look) -> None:
         """Put a fresh model in the place of the old one, if it is the same model."""

@@ -38,7 +38,8 @@ _BLOCKS_PER_CHUNK = 4
 class Job:
     """The arguments of one call of a Chunker, and its steps.
 
-    *room* is the number of tokens that *budget* leaves to the text. *headings* has, by index of a
+    *room* is the number of tokens that *budget* leaves to the text. *numbers* are those of the
+    texts, for errors. *headings* has, by index of a
     text, the headings in it that are to stay with the text behind them.
     """
 
@@ -46,7 +47,7 @@ class Job:
     reader: Reader
     budget: int
     room: int
-    first_index: int = 0
+    numbers: Sequence[int]
     headings: dict[int, list[Span]] = field(default_factory=dict)
 
     @property
@@ -150,7 +151,7 @@ class Job:
         cuts = cluster_cuts(text, size, *limits) or cluster_cuts(text, 1, *limits)
         if not cuts:
             if chars == 1:
-                index = self.first_index + unit.text_index
+                index = self.numbers[unit.text_index]
                 msg = both(
                     f"The character at position {start} of input {index} alone has more tokens "
                     f"than the {self.room} that a chunk may hold. Use a larger max_chunk_tokens.",

@@ -50,7 +50,11 @@ class Chunker:
     mode: Mode = "packed"
 
     def chunk(
-        self, texts: Sequence[str], reader: Reader, budget: int, first_index: int = 0
+        self,
+        texts: Sequence[str],
+        reader: Reader,
+        budget: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[ChunkedInput]:
         """Cut *texts* into chunks of at most *budget* tokens.
 
@@ -61,7 +65,8 @@ class Chunker:
             texts: Any strings.
             reader: The model's tokenizer, with the prompt that precedes every chunk.
             budget: Most tokens of a chunk, with special tokens and prompt.
-            first_index: Index of the first text in the caller's inputs, for errors.
+            numbers: Indices of the texts in the caller's inputs, for errors; ``None`` for their
+                indices here.
 
         Returns:
             The chunks of each text, in order.
@@ -72,7 +77,7 @@ class Chunker:
             TextTooLongError: If a single code point has more tokens than fit.
         """
         room = _room(reader, budget)
-        job = Job(texts, reader, budget, room, first_index)
+        job = Job(texts, reader, budget, room, range(len(texts)) if numbers is None else numbers)
         by_top = self.mode == "spans"
         limit = 0 if by_top else _TRY_CHARS_PER_TOKEN * room
         done = job.encode_whole([i for i, text in enumerate(texts) if len(text) <= limit])
@@ -128,7 +133,7 @@ class Chunker:
         Returns:
             The chunks, with positions in the window; none if the stretch is blank.
         """
-        job = Job([window.text], reader, budget, _room(reader, budget), index)
+        job = Job([window.text], reader, budget, _room(reader, budget), [index])
         job.headings[0] = heading_spans(window.text)
         tops, resume = tops_of_stretch(window, self.ladder, job.headings[0])
         end = tops[-1].end

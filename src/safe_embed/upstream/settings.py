@@ -112,6 +112,10 @@ class ModelState:
     def __init__(self, facts: ModelFacts, settings: ModelSettings | None = None) -> None:
         self.facts = facts
         self._settings = settings or facts.settings
+        # The vector of a fixed text, by which the model is known, once it has been asked for.
+        self.fingerprint: FloatArray | None = facts.canary
+        # Whether it has been reported that most of its bits about 0 tell nothing.
+        self.is_sign_reported = False
         self._changing = threading.Lock()
 
     @property
@@ -175,7 +179,19 @@ class ModelState:
     @property
     def dimension(self) -> int | None:
         """The dimension of the vectors that ``encode`` gives; ``None`` if it is unknown."""
-        whole, kept = self.facts.dimension, self.settings.truncate_dim
+        return self.dimension_of(None)
+
+    def dimension_of(self, truncate_dim: int | None) -> int | None:
+        """Tell the dimension of the vectors of a call.
+
+        Args:
+            truncate_dim: How many dimensions the call keeps; ``None`` for what is set.
+
+        Returns:
+            The dimension; ``None`` if it is unknown.
+        """
+        whole = self.facts.dimension
+        kept = self.settings.truncate_dim if truncate_dim is None else truncate_dim
         return whole if whole is None or kept is None else min(whole, kept)
 
 

@@ -44,6 +44,7 @@ from safe_embed.inference.tasks import (
     ChunkTexts,
     CopyTokenizer,
     EmbedBatch,
+    EmbedFixedText,
     EncodeUpstream,
     MoveModel,
     Preprocess,
@@ -235,6 +236,7 @@ class Worker:
                 | EmbedBatch()
                 | EncodeUpstream()
                 | CopyTokenizer()
+                | EmbedFixedText()
                 | Preprocess()
                 | MoveModel()
                 | StartProcesses()

@@ -1,0 +1,224 @@
+"""The chunks of many documents, ready to be ranked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_embed.errors import ConfigError, both
+from safe_embed.foreign import shown
+from safe_embed.search.blocks import Blocks
+from safe_embed.search.calibration import Calibration, PackedText
+from safe_embed.search.codes import Codes, products, steps_of
+from safe_embed.types import ChunkedText, FloatArray, Span
+from safe_embed.vectors import normalize
+
+Chunked: TypeAlias = ChunkedText | PackedText
+
+# Documents that are appended at once.
+_PORTION = 1000
+
+
+class _Form(NamedTuple):
+    """How the vectors of an index are written; the same for all of its documents."""
+
+    bits: int
+    calibration: Calibration | None
+    dimension: int
+    width: int
+    dtype: Any
+
+    @classmethod
+    def of(cls, text: Chunked) -> _Form:
+        """Read it from a text."""
+        if isinstance(text, PackedText):
+            dimension = len(text.calibration.center)
+            width = text.codes.shape[-1]
+            return cls(text.bits, text.calibration, dimension, width, text.codes.dtype)
+        dimension = text.vectors.shape[-1]
+        return cls(32, None, dimension, dimension, np.dtype(np.float32))
+
+    def agrees(self, other: _Form) -> bool:
+        """Tell whether vectors of the two forms may be compared."""
+        mine, theirs = self.calibration, other.calibration
+        same = mine is theirs or (
+            mine is not None
+            and theirs is not None
+            and np.array_equal(mine.center, theirs.center)
+            and np.array_equal(mine.spread, theirs.spread)
+        )
+        return same and self[0] == other[0] and self[2:] == other[2:]
+
+    def codes(self, text: Any) -> Codes:
+        """Give what is kept of the vectors of a text, shape (n_chunks, width)."""
+        return text.codes if isinstance(text, PackedText) else normalize(text.vectors)
+
+    def weights(self, queries: FloatArray) -> tuple[FloatArray, FloatArray | float]:
+        """Give what codes are multiplied with, and what is added to the products.
+
+        The first has shape (n_queries, dimension), the second (n_queries, 1).
+
+        query · vector = query · center + (query - center) · deviation + center · deviation. The
+        last part is 0 in the mean, since vectors have length 1. A bit tells nothing of it: there it
+        is left out, where it would be noise.
+        """
+        if self.calibration is None:
+            return queries, 0.0
+        center, steps = self.calibration.center, steps_of(self.calibration.spread, self.bits)
+        told = queries - center if self.bits == 1 else queries
+        return told * steps, (queries @ center)[:, None]
+
+
+class Scores(NamedTuple):
+    """The scores of all chunks for some queries.
+
+    Attributes:
+        values: Cosines, shape (n_queries, n_chunks).
+        starts: The first chunk of each document, shape (n_documents,).
+    """
+
+    values: FloatArray
+    starts: NDArray[np.int64]
+
+
+class ChunkIndex:
+    """The vectors and spans of the chunks of documents, for :func:`safe_embed.search.rank`.
+
+    It holds vectors or codes, and 8 bytes a chunk for its span; no text. Documents are numbered in
+    the order in which they are added. One thread may add documents while others rank.
+
+    Args:
+        chunked: The first documents, as for :meth:`add`.
+    """
+
+    def __init__(self, chunked: Iterable[Chunked] = ()) -> None:
+        self._adding = threading.Lock()
+        self._form: _Form | None = None
+        self._codes = Blocks(0, np.float32)
+        self._spans = Blocks(2, np.uint32)
+        self._starts = Blocks(1, np.int64)
+        # Documents and chunks that are there as a whole: replaced at once, after they were added.
+        self._sizes = (0, 0)
+        self.add(chunked)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self._sizes[0]
+
+    def __repr__(self) -> str:
+        """Sizes only."""
+        documents, chunks = self._sizes
+        bits = "" if self._form is None else f", {self._form.bits} bits a dimension"
+        return f"ChunkIndex({documents} documents, {chunks} chunks{bits})"
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return self._sizes[1]
+
+    @property
+    def dimension(self) -> int | None:
+        """Of the vectors; ``None`` before the first document."""
+        return None if self._form is None else self._form.dimension
+
+    @property
+    def nbytes(self) -> int:
+        """What vectors or codes, and spans, take, in bytes."""
+        return self._codes.nbytes + self._spans.nbytes + self._starts.nbytes
+
+    def add(self, chunked: Iterable[Chunked]) -> None:
+        """Append documents.
+
+        Args:
+            chunked: What ``encode_chunks`` gives, packed or not, in any number of calls; a
+                generator is read in portions of 1,000 documents.
+
+        Raises:
+            ConfigError: If a document is of another form than those before: not packed, or by
+                another calibration, or of another dimension. Of its portion nothing is added.
+        """
+        documents = iter(chunked)
+        with self._adding:
+            while portion := list(islice(documents, _PORTION)):
+                self._append(portion)
+
+    def scores(self, queries: FloatArray) -> Scores:
+        """Compare queries with all chunks.
+
+        Args:
+            queries: Vectors of length 1, shape (n_queries, dimension).
+
+        Returns:
+            The scores of the chunks that are there as the call begins.
+        """
+        documents, chunks = self._sizes
+        if self._form is None:
+            return Scores(np.empty((len(queries), 0), np.float32), np.empty(0, np.int64))
+        weights, offsets = self._form.weights(queries)
+        values = np.empty((len(queries), chunks), np.float32)
+        start = 0
+        for part in self._codes.parts(chunks):
+            stop = start + part.shape[1]
+            values[:, start:stop] = products(weights, part, self._form.bits)
+            start = stop
+        values += offsets
+        return Scores(values, self._starts.row(documents))
+
+    def span(self, chunk: int) -> Span:
+        """Give the span of a chunk in its document.
+
+        Args:
+            chunk: Its number among all chunks.
+
+        Returns:
+            Start and end in code points.
+        """
+        return Span(*map(int, self._spans.column(chunk)))
+
+    def _append(self, portion: Sequence[Any]) -> None:
+        form = self._form
+        for place, text in enumerate(portion, len(self)):
+            form = _agreed(form, text, place)
+        if form is None:
+            return
+        if self._form is None:
+            self._codes = Blocks(form.width, form.dtype)
+        documents, chunks = self._sizes
+        counts = [len(text.spans) for text in portion]
+        ends = chunks + np.cumsum(counts)
+        spans = [span for text in portion for span in text.spans]
+        self._codes.extend(np.concatenate([form.codes(text) for text in portion]).T)
+        self._spans.extend(np.array(spans, np.uint32).T)
+        self._starts.extend((ends - counts)[None])
+        self._form = form
+        self._sizes = (documents + len(portion), int(ends[-1]))
+
+
+def _agreed(form: _Form | None, text: Any, place: int) -> _Form:
+    """Check that a document fits to those before it; give the form of both."""
+    if not isinstance(text, ChunkedText | PackedText):
+        kind = shown(text)
+        msg = both(
+            f"Document {place} is {kind}. Pass what encode_chunks gives: a list of ChunkedText or "
+            "PackedText.",
+            f"文書 {place} が {kind} です。encode_chunks が返すリストを渡してください。",
+        )
+        raise ConfigError(msg)
+    found = _Form.of(text)
+    if len(text.spans) == 0 or (form is not None and not form.agrees(found)):
+        was = "" if form is None else f" ({form.bits} bits, {form.dimension})"
+        msg = both(
+            f"Document {place} has {len(text.spans)} chunks of {found.dimension} dimensions in "
+            f"{found.bits} bits, and does not fit to those before it{was}. All documents need a "
+            "chunk or more, the same bits and dimension, and the same calibration.",
+            f"文書 {place}（{len(text.spans)} チャンク、{found.bits} ビット、{found.dimension} "
+            f"次元）が、前の文書{was}と合いません。同じ bits、同じ次元、同じキャリブレーションで"
+            "作ってください。",
+        )
+        raise ConfigError(msg)
+    return found if form is None else form
