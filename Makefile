@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
-	decide doctor morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	decide distinct doctor morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling search soak \
 	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
@@ -110,14 +110,14 @@ docs-check: .venv ## look at every page of it in a headless Chromium, wide and n
 	touch $@
 
 doctor-matrix: export HF_HUB_OFFLINE = 1
-doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and clean processes: an hour; ARGS=--smoke for six cases
+doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and clean processes: an hour; ARGS=--smoke for four cases
 	$(BIN)/python benchmarks/doctor_matrix.py $(ARGS)
 
 # In two halves side by side: most of it is imports and loads, on one core.
 bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?
 	$(MAKE) --jobs=2 --output-sync=target bench-smoke-speed bench-smoke-memory
 
-bench-smoke-speed: TESTS = accuracy speed processes
+bench-smoke-speed: TESTS = accuracy search speed processes
 bench-smoke-memory: TESTS = memory reload
 bench-smoke-speed bench-smoke-memory:
 	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120

@@ -15,6 +15,7 @@ from typing import Any
 
 import pictures
 from quoted import quoted
+from search_tables import SEARCH_TABLES
 from tables import ELSEWHERE, TABLES, Run, table
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def pages(run: Run, others: Mapping[str, Run]) -> dict[str, str]:
     Returns:
         Name of a file without its ending -> Markdown.
     """
-    found = {name: write(run) for name, write in TABLES.items()}
+    found = {name: write(run) for name, write in {**TABLES, **SEARCH_TABLES}.items()}
     for machine, other in others.items():
         found |= {f"{machine}_{name}": write(other) for name, write in ELSEWHERE.items()}
     return {name: text + "\n" for name, text in found.items() if text}

@@ -310,6 +310,34 @@ def calibration_text(fingerprint: Vectors) -> ChunkedText:
     return ChunkedText((Span(0, 1),), (3,), vectors, False, vectors[0], (), fingerprint)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_bits_that_tell_nothing_are_reported_once(
+    caplog: pytest.LogCaptureFixture, *, stream: bool
+) -> None:
+    """For a model whose vectors share a mean, and from 100 texts on; they are what they were."""
+    texts = [f"{number}番の雨。" for number in range(100)]
+
+    def warnings() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        return [message for message in messages if "about the mean" in message]
+
+    for is_shifted in (False, True):
+        model = models.small()
+        bias = model[0].auto_model.encoder.layer[-1].output.LayerNorm.bias.data
+        bias += 9 if is_shifted else -model.encode(texts, convert_to_tensor=True).mean(dim=0)
+        expected = quantize_embeddings(model.encode(texts), "ubinary")
+        with SafeEncoder(model, reload=None) as encoder:
+            for some in (texts[:99], texts, texts):
+                found: Any = encoder.encode(some, precision="ubinary")
+                if stream:
+                    found = np.stack(list(encoder.encode_stream(some, precision="ubinary")))
+                assert (found != expected[: len(some)]).mean() < 1e-3
+            encoder.encode(texts)
+        assert is_shifted == len(warnings())
+    assert "32 of 32 dimensions" in warnings()[0]
+    assert "雨" not in warnings()[0]
+
+
 # Ranking
 
 

@@ -17,7 +17,8 @@ BLOCK_COLUMNS = 16_384
 class Blocks:
     """Columns of the same height; one more for each vector, say.
 
-    What was read stays as it is while more is appended, also by another thread.
+    How many columns there are is known to the caller, who reads no others: what was read stays as
+    it is while more is written behind it, also by another thread.
 
     Args:
         height: Numbers of a column.
@@ -28,32 +29,27 @@ class Blocks:
         self._height = height
         self._dtype = np.dtype(dtype)
         self._blocks: list[NDArray[Any]] = []
-        self._size = 0
-
-    def __len__(self) -> int:
-        """Number of columns."""
-        return self._size
 
     @property
-    def nbytes(self) -> int:
-        """What the columns take, in bytes."""
-        return self._size * self._height * self._dtype.itemsize
+    def column_bytes(self) -> int:
+        """What a column takes, in bytes."""
+        return self._height * self._dtype.itemsize
 
-    def extend(self, columns: NDArray[Any]) -> None:
-        """Append columns.
+    def write(self, at: int, columns: NDArray[Any]) -> None:
+        """Write columns behind those that are there.
 
         Args:
+            at: How many there are.
             columns: Shape (height, n).
         """
-        start = 0
-        while start < columns.shape[1]:
-            at = self._size % BLOCK_COLUMNS
-            if at == 0:
+        first = 0
+        while first < columns.shape[1]:
+            number, place = divmod(at + first, BLOCK_COLUMNS)
+            if number == len(self._blocks):
                 self._blocks.append(np.empty((self._height, BLOCK_COLUMNS), self._dtype))
-            stop = min(start + BLOCK_COLUMNS - at, columns.shape[1])
-            self._blocks[-1][:, at : at + stop - start] = columns[:, start:stop]
-            self._size += stop - start
-            start = stop
+            last = min(first + BLOCK_COLUMNS - place, columns.shape[1])
+            self._blocks[number][:, place : place + last - first] = columns[:, first:last]
+            first = last
 
     def parts(self, count: int) -> Iterator[NDArray[Any]]:
         """Give the first columns, block by block.

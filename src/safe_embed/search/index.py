@@ -129,7 +129,9 @@ class ChunkIndex:
     @property
     def nbytes(self) -> int:
         """What vectors or codes, and spans, take, in bytes."""
-        return self._codes.nbytes + self._spans.nbytes + self._starts.nbytes
+        documents, chunks = self._sizes
+        each = self._codes.column_bytes + self._spans.column_bytes
+        return chunks * each + documents * self._starts.column_bytes
 
     def add(self, chunked: Iterable[Chunked]) -> None:
         """Append documents.
@@ -192,9 +194,9 @@ class ChunkIndex:
         counts = [len(text.spans) for text in portion]
         ends = chunks + np.cumsum(counts)
         spans = [span for text in portion for span in text.spans]
-        self._codes.extend(np.concatenate([form.codes(text) for text in portion]).T)
-        self._spans.extend(np.array(spans, np.uint32).T)
-        self._starts.extend((ends - counts)[None])
+        self._codes.write(chunks, np.concatenate([form.codes(text) for text in portion]).T)
+        self._spans.write(chunks, np.array(spans, np.uint32).T)
+        self._starts.write(documents, (ends - counts)[None])
         self._form = form
         self._sizes = (documents + len(portion), int(ends[-1]))
 
