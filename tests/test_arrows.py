@@ -29,7 +29,7 @@ ASKED = SERVED | {
 # model.
 MEASURED = frozenset({"errors", "memory"})
 EXAMINED = frozenset(
-    f"diagnosis.{name}" for name in ("growth", "verdicts", "readings", "containers")
+    f"diagnosis.{name}" for name in ("growth", "verdicts", "readings", "containers", "environment")
 )
 WATCHED = frozenset(f"diagnosis.{name}" for name in ("log_file", "watching"))
 ALL = ASKED | {"encoder", "", "policies", "splitters", "packaged_manual"}

@@ -19,7 +19,7 @@ from safe_embed.diagnosis.growth import (
     judge,
 )
 from safe_embed.diagnosis.readings import file_descriptors, held_reader
-from safe_embed.diagnosis.verdicts import Cause, Finding, found
+from safe_embed.diagnosis.verdicts import Cause, Finding
 from safe_embed.errors import ConfigError, both
 from safe_embed.memory.allocators import trim_heap
 from safe_embed.memory.sizes import format_mib, parse_size
@@ -152,12 +152,12 @@ def _findings(run: _Run, before: dict[int, int], experiment: str) -> list[Findin
     findings = []
     if run.files.verdict == "growth":
         figures = f"{run.descriptors[0]:,} -> {run.descriptors[-1]:,}"
-        files = found(Cause.FILE_DESCRIPTORS, grows=True, details=figures, details_ja=figures)
+        files = Finding.of(Cause.FILE_DESCRIPTORS, grows=True, details=figures, details_ja=figures)
         findings.append(files)
     if run.memory.verdict == "growth":
         findings.append(_cause(run, before, experiment))
     elif run.memory.verdict == "unclear" and not findings:
-        findings.append(found(Cause.UNCLEAR, remedy=experiment))
+        findings.append(Finding.of(Cause.UNCLEAR, remedy=experiment))
     return findings
 
 
@@ -175,14 +175,14 @@ def _cause(run: _Run, before: dict[int, int], experiment: str) -> Finding:
     names = ", ".join(map(_describe, containers))
     size = sum(one.size_bytes for one in containers)
     if held - trimmed >= explained:
-        return found(Cause.ALLOCATOR, grows=True, size_bytes=held - trimmed)
+        return Finding.of(Cause.ALLOCATOR, grows=True, size_bytes=held - trimmed)
     if trimmed - collected >= explained:
-        return found(Cause.PYTHON_OBJECTS, **_CYCLES, size_bytes=trimmed - collected)
+        return Finding.of(Cause.PYTHON_OBJECTS, **_CYCLES, size_bytes=trimmed - collected)
     if containers and size >= explained:
-        return found(Cause.PYTHON_OBJECTS, grows=True, details=names, details_ja=names)
+        return Finding.of(Cause.PYTHON_OBJECTS, grows=True, details=names, details_ja=names)
     more = f"has grown, with entries that are small themselves: {names}" if names else ""
     more_ja = f"増えたコンテナはありますが、要素そのものは小さなものです: {names}" if names else ""
-    return found(
+    return Finding.of(
         Cause.UNCLEAR,
         grows=True,
         details="neither a trim nor gc.collect() gives it back; "

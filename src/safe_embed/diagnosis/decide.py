@@ -13,7 +13,7 @@ from safe_embed.diagnosis.case import FEWEST_CALLERS, MOST, Case, judged, known
 from safe_embed.diagnosis.experiments import TRIM, Observation
 from safe_embed.diagnosis.growth import TOLERANCE_BYTES
 from safe_embed.diagnosis.signs import callers, descriptors, held_objects, mappings, paged_in
-from safe_embed.diagnosis.verdicts import Cause, Finding, found
+from safe_embed.diagnosis.verdicts import Cause, Finding
 
 # Growth that comes again for a quarter only did not depend on what came again.
 _LITTLE = 0.25
@@ -34,7 +34,7 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
     usable = {one.name: one for one in observations if one.error is None and one.calls > 1}
     case = Case(usable, {name: judged(one) for name, one in usable.items()})
     if not usable:
-        return [found(Cause.UNCLEAR)]
+        return [Finding.of(Cause.UNCLEAR)]
     findings = [*descriptors(case), *mappings(case), *held_objects(case), *callers(case)]
     explained = {finding.cause for finding in findings}
     for name, observation in usable.items():
@@ -49,8 +49,8 @@ def decide(observations: Sequence[Observation]) -> list[Finding]:
             f"{len(failed)} experiments failed: {kinds}",
             f"{len(failed)} 件の実験が失敗: {kinds}",
         )
-        return [found(Cause.UNCLEAR, details=details[0], details_ja=details[1])]
-    return _sorted(findings) or [found(Cause.FLAT)]
+        return [Finding.of(Cause.UNCLEAR, details=details[0], details_ja=details[1])]
+    return _sorted(findings) or [Finding.of(Cause.FLAT)]
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:
@@ -84,24 +84,26 @@ def _explain(case: Case, name: str, explained: set[Cause]) -> Iterator[Finding]:
     if cause in {Cause.PYTHON_OBJECTS, Cause.SPLITTER_CACHE}:
         return  # a finding already, with types and lines
     if cause is not None:
-        yield found(cause, details=details, details_ja=details_ja, **figures)
+        yield Finding.of(cause, details=details, details_ja=details_ja, **figures)
     elif growth.verdict == "plateau":
         stage, stage_ja = _where(observation)
         calls = growth.plateau_calls or 0
-        yield found(
+        yield Finding.of(
             Cause.PLATEAU,
             details=f"in {stage}, full after {calls:,} calls",
             details_ja=f"場所: {stage_ja}、{calls:,} 回で一定",
             **figures,
         )
     elif growth.verdict == "unclear":
-        yield found(Cause.UNCLEAR, details=name, details_ja=observation.kind.name_ja, **figures)
+        yield Finding.of(
+            Cause.UNCLEAR, details=name, details_ja=observation.kind.name_ja, **figures
+        )
     else:
         cause = _by_place(observation, growth.slope_bytes_per_call)
         details = details_ja = ""
         if cause is Cause.OUTSIDE:
             details, details_ja = _pool_words(observation)
-        yield found(cause, details=details, details_ja=details_ja, **figures)
+        yield Finding.of(cause, details=details, details_ja=details_ja, **figures)
 
 
 def _cause(

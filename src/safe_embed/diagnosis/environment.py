@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from safe_embed.memory.allocators import allocator_name
@@ -25,7 +26,7 @@ def environment(device: str | None = None) -> dict[str, str]:
     """
     limit = take_sample()
     known = {
-        **{name: installed for name in _PACKAGES if (installed := _version(name))},
+        **package_versions(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {_release()} {platform.machine()}",
         "C library": " ".join(platform.libc_ver()).strip() or "-",
@@ -40,13 +41,19 @@ def environment(device: str | None = None) -> dict[str, str]:
     return known | variables
 
 
+def package_versions() -> dict[str, str]:
+    """Read which versions are installed of the packages that memory depends on.
+
+    Returns:
+        Name -> version, without packages that are not installed.
+    """
+    known: dict[str, str] = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            known[package] = version(package)
+    return known
+
+
 def _release() -> str:
     """The release of the system without what its maker has added."""
     return platform.release().partition("-")[0]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

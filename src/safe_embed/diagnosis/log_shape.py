@@ -8,7 +8,7 @@ from typing import NamedTuple
 from safe_embed.diagnosis.growth import FEWEST_CALLS, TOLERANCE_BYTES, Growth, judge
 from safe_embed.diagnosis.log_file import Log
 from safe_embed.diagnosis.readings import Reading
-from safe_embed.diagnosis.verdicts import Cause, Finding, found
+from safe_embed.diagnosis.verdicts import Cause, Finding
 
 # No passive measurement separates a leak from a cache that still fills.
 _EXPERIMENT = "safe-embed doctor --target your_module:function  # experiments decide the cause"
@@ -92,9 +92,9 @@ def _of_memory(memory: _Curve, heap: _Curve | None, tolerance_bytes: float) -> F
     readings = f"{growth.calls:,} readings in {memory.hours:,.1f} hours"
     readings_ja = f"{memory.hours:,.1f} 時間に {growth.calls:,} 回の測定"
     if growth.verdict == "flat":
-        return found(Cause.FLAT, details=readings, details_ja=readings_ja)
+        return Finding.of(Cause.FLAT, details=readings, details_ja=readings_ja)
     if growth.verdict == "plateau":
-        return found(
+        return Finding.of(
             Cause.PLATEAU,
             size_bytes=growth.plateau_bytes,
             details=f"{readings}, reached after {growth.plateau_calls:,} of them",
@@ -114,8 +114,8 @@ def _of_memory(memory: _Curve, heap: _Curve | None, tolerance_bytes: float) -> F
         "details_ja": f"RssAnon は 1 時間に {per_hour} 増加。{readings_ja}の後半",
     }
     if heap is not None and _rate(heap, tolerance_bytes) >= _SHARE * _rate(memory, tolerance_bytes):
-        return found(Cause.ALLOCATOR, **figures)
-    return found(Cause.UNCLEAR, **{**figures, "remedy": _EXPERIMENT})
+        return Finding.of(Cause.ALLOCATOR, **figures)
+    return Finding.of(Cause.UNCLEAR, **{**figures, "remedy": _EXPERIMENT})
 
 
 def _rate(curve: _Curve, tolerance_bytes: float) -> float:
@@ -126,7 +126,7 @@ def _rate(curve: _Curve, tolerance_bytes: float) -> float:
 
 def _too_short(readings: int) -> Finding:
     needed = max(FEWEST_CALLS, 2 * readings)
-    return found(
+    return Finding.of(
         Cause.UNCLEAR,
         details=f"{readings:,} readings; judge the log again when it has {needed:,}",
         details_ja=f"測定 {readings:,} 回。{needed:,} 回になったら、もう一度判定してください",
@@ -138,7 +138,7 @@ def _paged_in(readings: Sequence[Reading], tolerance_bytes: float) -> list[Findi
     known = [one.rss_file_bytes for one in readings if one.rss_file_bytes is not None]
     # What is loaded in the first fifth is the warm-up of any process.
     rise = known[-1] - known[len(known) // 5] if known else 0
-    return [found(Cause.PAGED_IN, size_bytes=rise)] if rise > tolerance_bytes else []
+    return [Finding.of(Cause.PAGED_IN, size_bytes=rise)] if rise > tolerance_bytes else []
 
 
 def _descriptors(readings: Sequence[Reading]) -> list[Finding]:
@@ -146,7 +146,7 @@ def _descriptors(readings: Sequence[Reading]) -> list[Finding]:
     if curve is None or curve.growth.verdict != "growth":
         return []
     figures = f"{curve.values[0]:,} -> {curve.values[-1]:,}"
-    return [found(Cause.FILE_DESCRIPTORS, grows=True, details=figures, details_ja=figures)]
+    return [Finding.of(Cause.FILE_DESCRIPTORS, grows=True, details=figures, details_ja=figures)]
 
 
 def _threads(readings: Sequence[Reading], memory: _Curve) -> list[Finding]:
@@ -160,7 +160,7 @@ def _threads(readings: Sequence[Reading], memory: _Curve) -> list[Finding]:
     names = ", ".join(f"{name} +{number}" for name, number in more.items() if number > 0)
     figures = f"{curve.values[0]:,} -> {curve.values[-1]:,}"
     return [
-        found(
+        Finding.of(
             Cause.CALLING_THREADS,
             grows=memory.growth.verdict == "growth",
             details=f"native threads {figures}; Python threads: {names or 'no more'}",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from safe_embed.diagnosis.case import MOST, Case, known
 from safe_embed.diagnosis.experiments import KINDS, TRIM, Observation
 from safe_embed.diagnosis.growth import FEWEST_CALLS, TOLERANCE_BYTES, Growth
-from safe_embed.diagnosis.verdicts import Cause, Finding, found
+from safe_embed.diagnosis.verdicts import Cause, Finding
 
 _NEARLY_ALL = 0.9
 _FEWEST_DESCRIPTORS = 10
@@ -23,7 +23,7 @@ def descriptors(case: Case) -> Iterator[Finding]:
         values = known(observation.readings, "file_descriptors")
         more = values[-1] - values[0] if values else 0
         if more >= _FEWEST_DESCRIPTORS and is_rising(values):
-            yield found(
+            yield Finding.of(
                 Cause.FILE_DESCRIPTORS,
                 grows=True,
                 details=f"+{more:,} in {observation.calls:,} calls",
@@ -55,7 +55,7 @@ def mappings(case: Case) -> Iterator[Finding]:
             continue
         file = max(repeated, key=lambda name: repeated[name])
         is_dictionary = file.endswith(_DICTIONARY)
-        yield found(
+        yield Finding.of(
             Cause.MAPPINGS,
             grows=True,
             details=f"+{sum(repeated.values()):,} mappings, {file} and others",
@@ -79,7 +79,7 @@ def held_objects(case: Case) -> Iterator[Finding]:
     where = f" ({observation.line})" if observation.line else ""
     names = [f"{one.kind} of {one.entry_kind or '?'}, +{one.more_entries:,}" for one in held[:1]]
     names_ja = [f"{one.entry_kind or '?'} の {one.kind} +{one.more_entries:,}" for one in held[:1]]
-    yield found(
+    yield Finding.of(
         Cause.SPLITTER_CACHE if tagger else Cause.PYTHON_OBJECTS,
         grows=True,
         size_bytes=observation.rise(),
@@ -135,7 +135,7 @@ def callers(case: Case) -> Iterator[Finding]:
     threads = (others[-1].native_threads or 0) - (before[-1].native_threads or 0)
     if rise - case.rise("one length") >= TOLERANCE_BYTES and threads >= 1.5 * callers:
         each = rise / callers
-        yield found(
+        yield Finding.of(
             Cause.CALLING_THREADS,
             size_bytes=rise,
             details=f"if {callers} threads call: {each / 1e6:.1f} MB and "
@@ -153,4 +153,4 @@ def paged_in(case: Case) -> Iterator[Finding]:
         more = pages[-1] - pages[0] if pages else 0
         is_held = case.growths[name].verdict == "growth" or observation.kind.is_traced
         if more >= TOLERANCE_BYTES and not is_held:
-            yield found(Cause.PAGED_IN, size_bytes=more, experiment=name)
+            yield Finding.of(Cause.PAGED_IN, size_bytes=more, experiment=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from safe_embed.memory.sizes import format_mib
 
@@ -202,6 +202,19 @@ class Finding:
     experiment: str = ""
     remedy: str = ""
 
+    @classmethod
+    def of(cls, cause: Cause, **figures: Any) -> Self:
+        """Make a finding with the usual remedy of its cause.
+
+        Args:
+            cause: The cause.
+            **figures: Further attributes of the finding.
+
+        Returns:
+            The finding.
+        """
+        return cls(cause, **{"remedy": WORDS[cause].remedy, **figures})
+
     @property
     def words(self) -> Words:
         """The cause in words."""
@@ -251,16 +264,3 @@ class Finding:
             "words_ja": self.in_words("ja"),
             "remedy": self.remedy,
         }
-
-
-def found(cause: Cause, **figures: Any) -> Finding:
-    """Make a finding with the usual remedy of its cause.
-
-    Args:
-        cause: The cause.
-        **figures: Further attributes of the finding.
-
-    Returns:
-        The finding.
-    """
-    return Finding(cause, **{"remedy": WORDS[cause].remedy, **figures})

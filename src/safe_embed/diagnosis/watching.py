@@ -12,19 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from safe_embed.diagnosis.environment import package_versions
 from safe_embed.diagnosis.log_file import header_line, is_log, to_line
 from safe_embed.diagnosis.readings import Reader, held_reader
 from safe_embed.errors import ConfigError, both
 from safe_embed.memory.allocators import allocator_name
 from safe_embed.memory.sizes import parse_size
 
-_PACKAGES = ("safe-embed", "torch", "sentence-transformers", "transformers", "tokenizers")
 _LEAST_INTERVAL_SECONDS = 0.01
 _LEAST_BYTES = 65_536
 # 100,000 free blocks are visited in 20 ms: 0.03 % of the time.
@@ -129,7 +128,7 @@ class MemoryLog:
                 interval_seconds=self._interval_seconds,
                 each_call=self._each_call,
                 device=self._device,
-                packages={name: found for name in _PACKAGES if (found := _version(name))},
+                packages=package_versions(),
                 python=platform.python_version(),
                 platform=platform.platform(),
                 allocator=allocator_name(),
@@ -328,13 +327,6 @@ class _LogFile:
         part.replace(self._path)
         self._file.close()
         self._file = file
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _every_second(lines: list[bytes], kind: int) -> list[bytes]:
