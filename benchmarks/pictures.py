@@ -89,6 +89,51 @@ def causes(run: Run, folder: Path) -> None:
             figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
+# Forms of vectors in the picture of their sizes, and their words in both languages.
+FORMS = {
+    "one vector a document, float32": ("one vector a document", "文書に一本"),
+    "1 bit at 0, as sentence-transformers": ("1 bit at 0", "1 ビット（0 が境）"),
+    "1 bit on both sides (Hamming)": ("1 bit, Hamming", "1 ビット（ハミング距離）"),
+    "1 bit": ("1 bit about the mean", "1 ビット（平均が境）"),
+    "8 bits": ("8 bits", "8 ビット"),
+    "float32": ("float32", "float32"),
+}
+FORM_AXES = {
+    "en": ("kB a document", "R@1, with its 95 % interval"),
+    "ja": ("一文書の大きさ（kB）", "R@1（95 % 区間）"),
+}
+
+
+def forms(run: Run, folder: Path) -> None:
+    """Draw bytes a document against R@1, once a language; nothing for a run without them."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found = of(run, "test_forms")
+    settings = {"svg.hashsalt": "safe_embed", "svg.fonttype": "none", "font.size": 11}
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        for language, (x, y) in FORM_AXES.items() if found else ():
+            is_japanese = language == "ja"
+            figure = Figure(figsize=(7.2, 3.6 * len(found)), layout="constrained")
+            for axes, info in zip(
+                figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True
+            ):
+                for form, words in FORMS.items():
+                    one = info["forms"][form]
+                    low, high = one["interval"]
+                    size, right = one["bytes_a_document"] / 1e3, one["recall_at_1"]
+                    axes.errorbar(size, right, [[right - low], [high - right]], fmt="o", color="C0")
+                    axes.annotate(
+                        words[is_japanese], (size, right), (7, -4), textcoords="offset points"
+                    )
+                axes.set(xscale="log", xlabel=x, ylabel=y, title=SOURCES[info["source"]])
+                axes.margins(x=0.25)
+            path = folder / f"search{'.ja' if is_japanese else ''}.svg"
+            figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
 def _curve(run: Run, test: str, name: str, stack: str, arm: str) -> tuple[list[float], list[float]]:
     """Give the steps of a curve, and the MB more at each."""
     [one] = [

@@ -185,6 +185,7 @@ def main() -> None:
         (FIGURES / f"{name}.md").write_text(text, encoding="utf-8")
     pictures.draw(run, FIGURES)
     pictures.causes(run, FIGURES)
+    pictures.forms(run, FIGURES)
     figures = quoted(run, others)
     QUOTED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     runpy.run_path(str(BARS), run_name="__main__")

@@ -19,7 +19,12 @@ from safe_embed.text.graphemes import cluster_spans
 from safe_embed.text.morphemes import MorphemeSplitter
 from safe_embed.text.punctuation import PunctuationSplitter
 from safe_embed.text.splitters import ladder, resolve_splitter
-from safe_embed.text.user_splitters import FunctionSplitter, RegexSplitter, check_tiling
+from safe_embed.text.user_splitters import (
+    FunctionSplitter,
+    RegexSplitter,
+    check_tiling,
+    checked_split,
+)
 from safe_embed.types import Span, Splitter
 
 SECRET = "秘密の文章"  # noqa: S105
@@ -175,7 +180,6 @@ def test_functions_cut_no_cluster(text: str, function: Callable[[str], list[str]
         (lambda text: [text[:2], text[:2]], 1),
         (lambda text: [text[2:], text[:2]], 1),
         (lambda text: [(2, 4), (0, 2)], 1),
-        (lambda text: [(0, 3), (2, 5)], 1),
         (lambda text: [(0, 99)], 0),
         (lambda text: [(-2, 1)], 0),
         (lambda text: [(3, 1)], 0),
@@ -198,7 +202,6 @@ def test_lossy_functions_are_refused(
         ([(0, 2)], "up to 2 for a text of 5 characters"),
         ([], "up to 0 for a text of 5"),
         ([(0, 2), (3, 5)], r"span 1 as \(3, 5\) where a span that starts at 2"),
-        ([(0, 3), (2, 5)], r"span 1 as \(2, 5\) where a span that starts at 3"),
         ([(0, 0), (0, 5)], r"span 0 as \(0, 0\)"),
         ([(0, 2), (2, 2), (2, 5)], r"span 1 as \(2, 2\)"),
         ([(1, 5)], r"span 0 as \(1, 5\) where a span that starts at 0"),
@@ -207,11 +210,37 @@ def test_lossy_functions_are_refused(
     ],
 )
 def test_spans_that_do_not_tile_are_refused(spans: list[tuple[int, int]], told: str) -> None:
-    """Gaps, overlaps, empty spans and missing ends are named with the splitter's class."""
+    """Gaps, empty spans and missing ends are named with the splitter's class."""
     with pytest.raises(
         ConfigError, match=rf"^Sentences\.split gave spans? {told.removeprefix('span ')}"
     ) as caught:
         check_tiling(SECRET, spans, Sentences())
+    assert SECRET not in str(caught.value)
+
+
+class Overlapping:
+    """A splitter of spans, the second of which begins in the first."""
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Cut a text in two."""
+        return [(0, 4), (2, len(text))]
+
+
+@pytest.mark.parametrize(
+    "splitter",
+    [
+        FunctionSplitter(lambda text: [text[:4], text[2:]]),
+        FunctionSplitter(lambda text: [text[:3], text[2:4], text[3:]]),
+        FunctionSplitter(lambda text: [(0, 4), (2, len(text))]),
+        Overlapping(),
+    ],
+)
+def test_pieces_that_overlap_get_an_error_of_their_own(splitter: Splitter) -> None:
+    """As splitters of other libraries give them by default: it is said what to set."""
+    with pytest.raises(ConfigError, match="overlaps the one before it") as caught:
+        checked_split(splitter, SECRET)
+    assert "chunk_overlap=0" in str(caught.value)
+    assert "重なり" in str(caught.value)
     assert SECRET not in str(caught.value)
 
 

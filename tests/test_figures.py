@@ -31,6 +31,7 @@ def test_pictures_are_of_the_published_run(tmp_path: Path) -> None:
     """Each committed picture is made of the committed JSON."""
     pictures.draw(RUN, tmp_path)
     pictures.causes(RUN, tmp_path)
+    pictures.forms(RUN, tmp_path)
     drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert drawn == {
         path.name: path.read_text(encoding="utf-8") for path in report.FIGURES.glob("*.svg")

@@ -134,6 +134,8 @@ class FunctionSplitter:
                 )
                 raise ConfigError(msg)
             if start < last_end or not start <= end <= len(text):
+                if starts and _overlaps(text, piece, starts[-1], last_end):
+                    raise _overlap_error("The splitter function", "分割関数", number)
                 msg = both(
                     f"The splitter function gave a piece (number {number}) that does not follow "
                     f"the one before it in the text of {len(text)} characters. A splitter must "
@@ -186,6 +188,27 @@ def checked_split(splitter: Splitter, text: str) -> list[Span]:
     return spans if moved == cuts else spans_between(moved, len(text))
 
 
+def _overlaps(text: str, piece: Any, last_start: int, last_end: int) -> bool:
+    """Tell whether a piece begins in the one before it and ends behind it."""
+    if isinstance(piece, str):
+        start = text.find(piece, last_start + 1, last_end + len(piece))
+        return last_start < start < last_end
+    span = _span_of(piece)
+    return span is not None and last_start < span.start < last_end < span.end
+
+
+def _overlap_error(name: str, name_ja: str, number: int) -> ConfigError:
+    """Make the error for pieces that overlap, as other libraries' splitters give them."""
+    return ConfigError(
+        both(
+            f"{name} gave a piece (number {number}) that overlaps the one before it. Here each "
+            "character is in exactly one chunk: set the splitter's overlap to 0 (chunk_overlap=0).",
+            f"{name_ja} が返した {number} 番が、前の断片と重なっています。safe_embed では、どの"
+            "文字も一つのチャンクにだけ入ります。重なりを 0 にしてください（chunk_overlap=0）。",
+        )
+    )
+
+
 def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
     """Check that the spans from a user's splitter tile the text.
 
@@ -214,6 +237,8 @@ def check_tiling(text: str, spans: Any, splitter: object) -> list[Span]:
             )
             raise ConfigError(msg)
         start, end = span
+        if checked and checked[-1].start < start < last_end < end:
+            raise _overlap_error(name, name, len(checked))
         if start != last_end or end <= start:
             msg = both(
                 f"{name} gave span {len(checked)} as ({shown(start)}, {shown(end)}) where a span "
