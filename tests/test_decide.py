@@ -178,6 +178,8 @@ def test_descriptors_that_rise_to_the_end_are_an_alarm() -> None:
     assert [(Cause.FILE_DESCRIPTORS, True)] == causes(all_seen(same_text=rising))
     pool = tuple(Reading(at, at * 50, file_descriptors=50 * (at > 2)) for at in range(20))
     assert [(Cause.FLAT, False)] == causes(all_seen(same_text=replace(rising, readings=pool)))
+    few = replace(rising, held_bytes=curve()[:199])
+    assert [(Cause.FILE_DESCRIPTORS, False)] == causes(all_seen(same_text=few))
 
 
 def test_mappings_of_the_same_file_are_an_alarm() -> None:
@@ -190,6 +192,8 @@ def test_mappings_of_the_same_file_are_an_alarm() -> None:
     assert "Tagger" in finding.remedy
     [other] = decide(all_seen(same_text=replace(mapped, new_mappings={"data.arrow": 100})))
     assert "" == other.remedy
+    few = replace(mapped, held_bytes=curve()[:199])
+    assert [(Cause.MAPPINGS, False)] == causes(all_seen(same_text=few))
 
 
 def test_each_further_caller_has_its_price() -> None:

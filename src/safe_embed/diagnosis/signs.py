@@ -25,7 +25,7 @@ def descriptors(case: Case) -> Iterator[Finding]:
         if more >= _FEWEST_DESCRIPTORS and is_rising(values):
             yield Finding.of(
                 Cause.FILE_DESCRIPTORS,
-                grows=True,
+                grows=observation.calls >= FEWEST_CALLS,
                 details=f"+{more:,} in {observation.calls:,} calls",
                 details_ja=f"{observation.calls:,} 回で +{more:,}",
                 experiment=name,
@@ -57,7 +57,7 @@ def mappings(case: Case) -> Iterator[Finding]:
         is_dictionary = file.endswith(_DICTIONARY)
         yield Finding.of(
             Cause.MAPPINGS,
-            grows=True,
+            grows=observation.calls >= FEWEST_CALLS,
             details=f"+{sum(repeated.values()):,} mappings, {file} and others",
             details_ja=f"マッピング +{sum(repeated.values()):,}（{file} など）",
             experiment=name,
