@@ -66,11 +66,11 @@ test-oldest: .venv-oldest/installed ## the tests that meet a model once more, lo
 .venv-examples/installed: pyproject.toml constraints-examples.txt
 	$(PYTHON) -m venv .venv-examples
 	$(EXAMPLES_BIN)/pip install --upgrade --constraint constraints-examples.txt pip
-	$(EXAMPLES_BIN)/pip install --constraint constraints-examples.txt --editable . --group examples
+	$(EXAMPLES_BIN)/pip install --constraint constraints-examples.txt --editable '.[offline]' --group examples
 	touch $@
 
 examples: export HF_HUB_OFFLINE = 1
-examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, Chroma, BERTopic …; not in CI
+examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, LanceDB, PostgreSQL …; not in CI
 	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default --record
 
 hard-limit: export HF_HUB_OFFLINE = 1

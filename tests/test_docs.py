@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import configparser
 import importlib.util
@@ -12,7 +11,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,58 +20,14 @@ import pytest
 
 import safe_embed
 from models import saved
+from pages import DOCS, IN_EXAMPLES, PAGES, fences, is_copy, name, run, twin
 from safe_embed import SafeEncoder, errors
 from safe_embed.diagnosis import read_log
 from safe_embed.memory import policies
 from safe_embed.testing import assert_flat_memory
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-# Not what is built, nor what pages include.
-PAGES = [
-    path for path in sorted(DOCS.rglob("*.md")) if "/_" not in path.as_posix()[len(str(DOCS)) :]
-]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
-# What pages take for granted, as their readers do.
-GIVEN = """from safe_embed import SafeEncoder
-
-documents = ["短い文です。", "長い文書です。" * 120]
-"""
-
-
-def fences(page: Path, language: str) -> list[str]:
-    """Find the blocks of a language in a page."""
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [code for name, code in found if name == language]
-
-
-def name(page: Path) -> str:
-    """Name a page as Sphinx does."""
-    return page.relative_to(DOCS).with_suffix("").as_posix()
-
-
-def program(page: Path) -> str:
-    """Put the Python blocks of a page together."""
-    return "\n\n".join(fences(page, "python"))
-
-
-def without_words(code: str) -> str:
-    """Leave of a program what is no comment."""
-    return ast.dump(ast.parse(code))
-
-
-def twin(page: Path) -> Path:
-    """Find the English page of the same name."""
-    return DOCS / page.relative_to(DOCS / "ja")
-
-
-def is_copy(page: Path) -> bool:
-    """Tell whether a Japanese page has the very program of the English page."""
-    if (DOCS / "ja") not in page.parents or not twin(page).is_file():
-        return False
-    return without_words(program(page)) == without_words(program(twin(page)))
-
 
 # Pages that show how an encoder is made, again and again: a small model will do. All others run on
 # the offline one.
@@ -82,27 +36,11 @@ MAKING = {
     *("recipes/macos", "recipes/modes", "reference/differences"),
 }
 WITH_PYTHON = [page for page in PAGES if fences(page, "python")]
-
-
-def run(page: Path, folder: Path, model: str) -> ModuleType:
-    """Run a page as a module of its own, on a model and processors that are here.
-
-    Long texts are shorter, but still longer than the model reads.
-    """
-    code = program(page).replace("cl-nagoya/ruri-v3-30m", model)
-    code = re.sub(r"cuda:\d", "cpu", code).replace("workers=2", "workers=1")
-    if int(version("transformers").partition(".")[0]) < 5:
-        code = code.replace('{"dtype":', '{"torch_dtype":')  # as the page says
-    code = re.sub(r'"長い文書です。" \* \d+', '"長い文書です。" * 120', code)
-    path = folder / f"page_{name(page).replace('/', '_').replace('-', '_')}.py"
-    path.write_text(GIVEN + code, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+RUN_HERE = [
+    page
+    for page in WITH_PYTHON
+    if name(page).removeprefix("ja/") not in IN_EXAMPLES and not is_copy(page)
+]
 
 
 @pytest.fixture
@@ -201,7 +139,7 @@ USES = {
 
 @pytest.mark.model
 @pytest.mark.usefixtures("forked_workers")
-@pytest.mark.parametrize("page", [one for one in WITH_PYTHON if not is_copy(one)], ids=name)
+@pytest.mark.parametrize("page", RUN_HERE, ids=name)
 def test_the_examples_of_a_page_run(
     page: Path, opened: list[SafeEncoder], tmp_path: Path, offline_model_path: Path
 ) -> None:
@@ -224,7 +162,7 @@ def test_each_recipe_stands_in_both_languages() -> None:
     """Start, Why and Recipes are complete in English and in Japanese."""
     pages = {name(page) for page in PAGES}
     wanted = {"index", "start", "truncation", "splitting", "growth", "doctor", "incident"}
-    wanted |= {page for page in pages if page.startswith("recipes/")}
+    wanted |= {"long_documents", *(page for page in pages if page.startswith("recipes/"))}
     assert set() == {page for page in wanted if f"ja/{page}" not in pages}
     assert set() == {page for page in wanted if page not in pages}
 
