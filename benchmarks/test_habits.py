@@ -78,7 +78,7 @@ def articles(name: str, records: Records, size: Size, cutter: Cutter) -> Corpus:
         if row["doc_id"] in number
         and (place := texts[number[row["doc_id"]]].find(paragraphs[row["paragraph_id"]])) >= 0
     ]
-    about = size.some(about, 6, 1200)
+    about = size.some(about, 6, 5000)
     named = []
     for row, _ in about:
         subject = re.sub(r"_?[(（].*", "", row["title"]).replace("_", " ")
