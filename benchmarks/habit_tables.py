@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from quoted import of
+from search_tables import probability
 from tables import Run, number, table
 
 Comparison = dict[str, Any]
@@ -63,7 +64,7 @@ def _row(info: dict[str, Any], one: Comparison, corrected: float | None) -> Iter
         yield f"{one[which]['recall_at_1']:.3f} ({low:.3f} to {high:.3f})"
     paired = one["against_control"]
     yield f"{paired['better']} / {paired['worse']}"
-    yield "–" if corrected is None else f"{chance(paired['p'])} ({chance(corrected)})"
+    yield "–" if corrected is None else f"{probability(paired['p'])} ({probability(corrected)})"
     yield outcome(one, corrected)
     yield f"{100 * (info['tokens'] / info['tokens_control'] - 1):+.0f} %".replace("-", "−")
 
@@ -85,15 +86,6 @@ def outcome(one: Comparison, corrected: float | None) -> str:
         return "no difference shown"
     paired = one["against_control"]
     return "helps" if paired["better"] > paired["worse"] else "harms"
-
-
-def chance(value: float) -> str:
-    """Write a p-value.
-
-    >>> chance(0.0312), chance(0.0)
-    ('0.031', '< 0.001')
-    """
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def holm(values: Sequence[float]) -> list[float]:
