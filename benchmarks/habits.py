@@ -167,8 +167,9 @@ class Cutter:
         room, text = round(share * cap), document.text
         cores = self.spans(text, cap - room)
         clauses = [start for start, _ in PunctuationSplitter("clause").split(text)]
-        # One token is left for the mark that a tokenizer puts before a word.
-        longer = prolonged(cores, room - 1, self.token_places(text), clauses)
+        # Two tokens are left for the seam: a tokenizer may part what it joined in the whole text,
+        # and puts a mark before a word.
+        longer = prolonged(cores, room - 2, self.token_places(text), clauses)
         return [(span, of(text, span)) for span in longer]
 
     def token_places(self, text: str) -> list[int]:

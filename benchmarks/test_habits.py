@@ -140,7 +140,7 @@ def comparisons(corpus: Corpus, control: Form, arm: Form) -> list[dict[str, Any]
             if mask.sum() < 2:
                 continue
             own = [place[mask] for place in places]
-            told = [
+            accuracy = [
                 {**figures(place), "interval": interval(place == 1)}
                 | {"mrr_interval": interval(1 / place)}
                 for place in own
@@ -151,8 +151,8 @@ def comparisons(corpus: Corpus, control: Form, arm: Form) -> list[dict[str, Any]
                     "set": name,
                     "questions": int(mask.sum()),
                     "is_enough": bool(mask.sum() >= ENOUGH_QUESTIONS),
-                    "control": told[0],
-                    "arm": told[1],
+                    "control": accuracy[0],
+                    "arm": accuracy[1],
                     "against_control": compared(own[1], own[0]),
                 }
             )
