@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
-	decide distinct doctor morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling search soak \
+	decide distinct doctor habit_arms morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling search soak \
 	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
@@ -117,7 +117,7 @@ doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and
 bench-smoke: .venv/bench-installed .venv-oldest/installed ## every benchmark once, tiny: do they still run?
 	$(MAKE) --jobs=2 --output-sync=target bench-smoke-speed bench-smoke-memory
 
-bench-smoke-speed: TESTS = accuracy search speed processes
+bench-smoke-speed: TESTS = accuracy search habits speed processes
 bench-smoke-memory: TESTS = memory reload
 bench-smoke-speed bench-smoke-memory:
 	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pictures
+from habit_tables import HABIT_TABLES
 from quoted import quoted
 from search_tables import SEARCH_TABLES
 from tables import ELSEWHERE, TABLES, Run, table
@@ -78,7 +79,8 @@ def pages(run: Run, others: Mapping[str, Run]) -> dict[str, str]:
     Returns:
         Name of a file without its ending -> Markdown.
     """
-    found = {name: write(run) for name, write in {**TABLES, **SEARCH_TABLES}.items()}
+    tables = TABLES | SEARCH_TABLES | HABIT_TABLES
+    found = {name: write(run) for name, write in tables.items()}
     for machine, other in others.items():
         found |= {f"{machine}_{name}": write(other) for name, write in ELSEWHERE.items()}
     return {name: text + "\n" for name, text in found.items() if text}

@@ -127,7 +127,14 @@ def test_medians_come_from_the_samples() -> None:
                 assert arm["median_seconds"] == pytest.approx(statistics.median(arm["seconds"]))
 
 
-@pytest.mark.parametrize("name", ["arms", "incident", "limit", "ranking", "tables"])
+# Modules of the benchmarks with examples in their docstrings.
+EXAMPLES = (
+    *("arms", "habit_tables", "habits", "incident", "limit", "paired", "ranking"),
+    *("search_tables", "tables"),
+)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples(name: str) -> None:
     """The examples in the docstrings of the benchmarks hold."""
     results = doctest.testmod(importlib.import_module(name))
