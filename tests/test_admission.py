@@ -307,7 +307,7 @@ def test_a_call_of_a_higher_priority_begins_at_once() -> None:
     assert [*"abcd", "high"] == begun
     turn = queue.next()
     assert turn is not None
-    assert ["high"] == turn[1].task.items
+    assert [(0, "high")] == turn[1].task.items
 
 
 class Begin:

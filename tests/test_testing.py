@@ -7,6 +7,7 @@ import gc
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,29 @@ def test_no_method_of_the_users_containers_is_called() -> None:
         held.append(bytes(20))
     found = [one for one in grown_containers(before, 5_000) if one.kind == "Secretive"]
     assert [(5_000, "bytes")] == [(one.more_entries, one.entry_kind) for one in found]
+
+
+class Keeper:
+    """An object that keeps entries."""
+
+    def __init__(self, entries: Any) -> None:
+        self.entries = entries
+
+
+@pytest.mark.parametrize("kind", [list, dict, set, deque])
+def test_a_container_is_named_by_its_owner(kind: type[Any]) -> None:
+    """Whatever its kind: not by what goes through it while it is looked at."""
+    keeper = Keeper(kind())
+    before = container_sizes()
+    for number in range(5_000):
+        entry = f"entry {number}"
+        match keeper.entries:
+            case dict():
+                keeper.entries[number] = entry
+            case set():
+                keeper.entries.add(entry)
+            case _:
+                keeper.entries.append(entry)
+    gc.collect()  # referrers that are old come last
+    [grown] = [one for one in grown_containers(before, 5_000) if one.owner.endswith("Keeper")]
+    assert (kind.__name__, 5_000, "str") == (grown.kind, grown.more_entries, grown.entry_kind)

@@ -96,6 +96,7 @@ def _is_container(one: Any) -> bool:
 
 
 def _describe(container: Any, more: int) -> Container:
+    owner = _owner(container)  # before there are iterators, which would refer to it, too
     kind = _kind(container)
     entries = reversed(dict.values(container)) if kind is dict else _newest_first(kind, container)
     newest = list(islice(entries, _SAMPLE))
@@ -104,9 +105,7 @@ def _describe(container: Any, more: int) -> Container:
     each = sum(map(_size, newest)) / max(1, len(newest))
     keys = list(islice(dict.__iter__(container), _SAMPLE)) if kind is dict else []
     each += sum(map(_size, keys)) / max(1, len(keys))
-    return Container(
-        type(container).__name__, _owner(container), more, entry_kind, int(more * each)
-    )
+    return Container(type(container).__name__, owner, more, entry_kind, int(more * each))
 
 
 def _newest_first(kind: type[Any], container: Any) -> Iterator[Any]:
