@@ -68,7 +68,7 @@ def corpora(model: SentenceTransformer, records: Records, size: Size) -> Iterato
 
 def articles(name: str, records: Records, size: Size, cutter: Cutter) -> Corpus:
     """Whole articles with their titles; of each question the paragraph with its answer."""
-    rows = size.some(records(f"{name}_longdocs"), 3, 40 if name == "jaquad_dev" else 100)
+    rows = size.some(records(f"{name}_longdocs"), 3, 30 if name == "jaquad_dev" else 100)
     number = {row["id"]: at for at, row in enumerate(rows)}
     texts = [row["text"][: size.pick(1000, None, None)] for row in rows]
     paragraphs = {row["id"]: row["text"] for row in records(f"{name}_paragraphs")}
@@ -104,7 +104,7 @@ def book(records: Records, size: Size, cutter: Cutter) -> Corpus:
     files = [(row["id"], row["text"]) for row in records("rust_book_ja_markdown")]
     found = [one for one in sections(files) if len(one.text) >= LEAST_CHARS]
     headings = [one.heading for one in found]
-    found = size.some(found, 8, 300)
+    found = size.some(found, 8, 260)
     asked = [at for at, one in enumerate(found) if is_question(one, headings)]
     most = size.pick(300, None, None)
     return Corpus(
