@@ -122,7 +122,7 @@ bench-smoke-memory: TESTS = memory reload
 bench-smoke-speed bench-smoke-memory:
 	$(BENCH) $(TESTS:%=benchmarks/test_%.py) --size=smoke --timeout=120
 
-bench: .venv/bench-installed .venv-oldest/installed ## the benchmarks, about 40 minutes; one JSON a run into benchmarks/results
+bench: .venv/bench-installed .venv-oldest/installed ## the benchmarks, more than an hour; one JSON a run into benchmarks/results
 	$(BENCH) benchmarks --size=normal --timeout=0 --benchmark-json=$(RUN)
 
 bench-full: .venv/bench-installed .venv-oldest/installed ## the benchmarks on all data; hours

@@ -63,7 +63,9 @@ nitpick_ignore_regex = [
     # Types of the standard library.
     (r"py:.*", r"(collections|os|pathlib|re|typing)\..*"),
     # Names for a choice of literals: the docstring lists the choices where the name is used.
-    (r"py:class", r"Mode|OnLong|Pooling|PoolingFunction|Precision|SplitterLike|WhenFull"),
+    (r"py:class", r"Mode|OnLong|Pooling|PoolingFunction|Precision|SplitterLike|WhenFull|Bits"),
+    # Whatever has a fingerprint: a SafeEncoder.
+    (r"py:class", r"safe_embed\.search\.calibration\.HasFingerprint"),
     # Any function: what MemoryLog.wrap is given and returns.
     (r"py:class", r"safe_embed\.diagnosis\.watching\.Function"),
     # Constants inside a module, named in a docstring for those who read the source.

@@ -24,7 +24,7 @@ class ChunkCalls:
 
     @property
     def fingerprint(self) -> FloatArray:
-        """By which the model is known: the vector of a fixed text, of length 1, (dimension,).
+        """The vector of a fixed text, of length 1, shape (dimension,), by which a model is known.
 
         Two encoders of one model give nearly the same, whatever device and type they run in.
         """
