@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,15 +36,16 @@ PASSAGES = [
 # The program of a Japanese page is that of the English page.
 STORES = pages.DOCS / "recipes" / "stores.md"
 LONG_DOCUMENTS = pages.DOCS / "long_documents.md"
-TOP_K = 3
-CANDIDATES = 15
+# How many answers, and how many candidates for each. Few of all chunks: the Hamming distance has to
+# find the answer. All chunks: the order is that of the refinement alone.
+FEW, ALL = (1, 10), (3, 100)
 Search = Callable[[str, int, int], list[Any]]
 
 
 def manual_with_passages() -> list[str]:
     """Pages of the manual, with passages about something else in the middle of three of them."""
     files = sorted(manual_folder().glob("*.md"))
-    texts = [file.read_text(encoding="utf-8") for file in files]
+    texts = [file.read_text(encoding="utf-8")[:3000] for file in files]
     for place, passage in enumerate(PASSAGES):
         middle = texts[place].find("\n", len(texts[place]) // 2)
         texts[place] = f"{texts[place][:middle]}\n\n{passage}\n\n{texts[place][middle:]}"
@@ -81,12 +83,12 @@ def stores(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> It
 def check_answers(stores: ModuleType, documents: list[str], search: Search, bits: int) -> None:
     """Compare the answers of a store with those of rank on whole vectors, or on those of 8 bits."""
     whole = [text for _, text in stores.embedded(documents)]
-    assert sum(len(text.spans) for text in whole) > 2 * CANDIDATES
+    assert 20 < sum(len(text.spans) for text in whole) < 100
     chunked = whole if bits == 32 else stores.calibration.pack(whole, 8)
-    for question, words in QUESTIONS.items():
+    for (question, words), (top_k, refine) in product(QUESTIONS.items(), (FEW, ALL)):
         query = stores.encoder.encode_query(question)
-        [hits] = rank(query, chunked, TOP_K, best_per_document=False)
-        found = search(question, TOP_K, CANDIDATES // TOP_K)
+        [hits] = rank(query, chunked, top_k, best_per_document=False)
+        found = search(question, top_k, refine)
         assert [(hit.document, *hit.span) for hit in hits] == [hit[:3] for hit in found]
         expected = [hit.score for hit in hits]
         np.testing.assert_allclose([hit[-1] for hit in found], expected, atol=1e-5)
@@ -138,6 +140,7 @@ def test_postgresql(
             connection.execute("CREATE EXTENSION vector")
             connection.execute("CREATE INDEX ON chunks USING hnsw (bits bit_hamming_ops)")
             connection.execute("SET enable_seqscan = off")  # few rows: it would not use the index
+            connection.execute(f"SET hnsw.ef_search = {ALL[0] * ALL[1]}")
             monkeypatch.setattr(stores, "NEAREST", "bits <~> %s::bit(384)")
         check_answers(stores, documents, partial(stores.postgres_search, connection), 8)
 
@@ -176,9 +179,9 @@ def test_search_over_long_documents(page: ModuleType) -> None:
     packed = page.encoder.encode_chunks(
         texts, prompt_name="document", calibration=page.calibration, bits=1
     )
-    for question, words in QUESTIONS.items():
-        [hits] = rank(page.encoder.encode_query(question), packed, TOP_K, best_per_document=False)
-        found = page.answers(question, TOP_K, CANDIDATES)
+    for (question, words), (top_k, each) in product(QUESTIONS.items(), (FEW, ALL)):
+        [hits] = rank(page.encoder.encode_query(question), packed, top_k, best_per_document=False)
+        found = page.answers(question, top_k, top_k * each)
         assert [(page.names[hit.document], hit.span) for hit in hits] == [hit[:2] for hit in found]
         name, (start, end), _ = found[0]
         assert words in page.read(name)[start:end]
