@@ -7,7 +7,6 @@ from typing import Any
 from quoted import of
 from tables import SOURCES, Run, number, table
 
-
 SPEED_CONTROL = "faiss, float32 (IndexFlatIP)"
 
 
