@@ -176,6 +176,9 @@ def test_a_calibration_is_not_fitted_on_what_is_packed() -> None:
         Calibration.fit(calibration.pack(some, 8))
     with pytest.raises(ConfigError, match="PackedText"):
         calibration.pack(calibration.pack(some, 8), 8)  # type: ignore[arg-type] # tried
+    for other in (None, 3, "文", [None]):
+        with pytest.raises(ConfigError, match="chunked holds a"):
+            calibration.pack(other, 8)  # type: ignore[call-overload] # tried
 
 
 @pytest.mark.parametrize("bits", [0, 2, 32, True, "1", None])
@@ -521,15 +524,25 @@ def test_documents_that_do_not_fit_together() -> None:
     assert 4 == len(index)
 
 
+@pytest.mark.parametrize("chunked", [None, 3, "文", {}, document(in_a_cone(0, 3, 8))])
+def test_what_holds_no_documents_is_refused(chunked: Any) -> None:
+    """A single document, too: it must be in a list."""
+    with pytest.raises(ConfigError, match="Pass a list of documents") as caught:
+        rank(np.ones(8), chunked)
+    assert "文" not in str(caught.value).splitlines()[0]
+
+
 def test_an_index_is_searched_while_it_grows() -> None:
     """Hits are of documents that were there; nothing is torn."""
     vectors = in_a_cone(0, 20_000, 16)
     some, asked = documents(vectors), unit(in_a_cone(1, 1, 16))
     best = [float((asked @ unit(one.vectors).T).max()) for one in some]
-    index, done = ChunkIndex(some[:1]), threading.Event()
+    index, done, ranked = ChunkIndex(some[:1]), threading.Event(), threading.Semaphore(0)
 
     def add() -> None:
-        for at in range(1, len(some), 10):
+        for number, at in enumerate(range(1, len(some), 10)):
+            if number < 20:  # so that there are searches between
+                ranked.acquire()
             index.add(some[at : at + 10])
         done.set()
 
@@ -539,6 +552,7 @@ def test_an_index_is_searched_while_it_grows() -> None:
     while not done.is_set():
         [hits] = rank(asked, index, 5)
         sizes.add(len(index))
+        ranked.release()
         for hit in hits:
             assert best[hit.document] == pytest.approx(hit.score, abs=1e-5)
     adding.join()

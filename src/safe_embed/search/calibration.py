@@ -166,7 +166,7 @@ class Calibration:
                 *bits* is not 1 or 8.
         """
         check_bits(bits)
-        if isinstance(chunked, ChunkedText):
+        if isinstance(chunked, ChunkedText) or not isinstance(chunked, Iterable):
             return self._packed(chunked, bits)
         return [self._packed(text, bits) for text in chunked]
 

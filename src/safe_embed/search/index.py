@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -144,7 +144,7 @@ class ChunkIndex:
             ConfigError: If a document is of another form than those before: not packed, or by
                 another calibration, or of another dimension. Of its portion nothing is added.
         """
-        documents = iter(chunked)
+        documents = _documents(chunked)
         with self._adding:
             while portion := list(islice(documents, _PORTION)):
                 self._append(portion)
@@ -199,6 +199,20 @@ class ChunkIndex:
         self._starts.write(documents, (ends - counts)[None])
         self._form = form
         self._sizes = (documents + len(portion), int(ends[-1]))
+
+
+def _documents(chunked: Any) -> Iterator[Any]:
+    """Go through documents; ConfigError for what holds none, such as a single document."""
+    if isinstance(chunked, Iterable) and not isinstance(chunked, str | bytes | Mapping):
+        return iter(chunked)
+    kind = type(chunked).__name__
+    msg = both(
+        f"chunked is {kind}. Pass a list of documents, as encode_chunks gives it; a single "
+        "document in a list.",
+        f"chunked が {kind} です。encode_chunks が返すリストを渡してください。文書が一つでも"
+        "リストにします。",
+    )
+    raise ConfigError(msg)
 
 
 def _agreed(form: _Form | None, text: Any, place: int) -> _Form:
