@@ -16,7 +16,7 @@ logger = logging.getLogger("safe_embed")
 # Two models are taken for the same from this cosine of their fingerprints on: bfloat16 is this near
 # to float32. Source: docs/speed.md.
 _LEAST_COSINE = 0.999
-# With a sample of 100 sentences R@1 is within 0.3 points of that with all. Source: docs/search.md.
+# With a sample of 100 sentences R@1 is within 0.3 points of that with all. Source: docs/ranking.md.
 _FEW_VECTORS = 100
 
 
