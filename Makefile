@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
-	decide distinct doctor habit_arms morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling search soak \
+	decide doctor habit_arms morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
 	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import stat
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,6 @@ from safe_embed import ChunkedText, SafeEncoder
 from safe_embed.errors import ConfigError
 from safe_embed.search import Calibration, ChunkIndex, Hit, PackedText, rank
 from safe_embed.search.blocks import BLOCK_COLUMNS
-from safe_embed.search.codes import products
 from safe_embed.types import Span
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ def documents(vectors: Vectors, seed: int = 0) -> list[ChunkedText]:
 def small() -> SentenceTransformer:
     """A model of few tokens."""
     return models.small()
+
+
+def other_weights() -> SentenceTransformer:
+    """Another model of the same shape."""
+    model = models.small()
+    model[0].auto_model.embeddings.word_embeddings.weight.data.normal_()
+    return model
 
 
 # Codes
@@ -106,13 +114,19 @@ def test_scores_are_those_of_the_vectors_that_codes_stand_for(
     np.testing.assert_allclose(expected, found, rtol=0, atol=1e-4)
 
 
-def test_products_of_few_and_many_queries_are_the_same() -> None:
-    """A table for each byte, or a product of matrices."""
-    source = np.random.default_rng(3)
-    columns = source.integers(0, 256, (5, 100), dtype=np.uint8)
-    weights = source.standard_normal((30, 37)).astype(np.float32)
-    alone = np.concatenate([products(row[None], columns, 1) for row in weights])
-    np.testing.assert_allclose(products(weights, columns, 1), alone, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_have_no_codes(value: float) -> None:
+    """A bit would hide them."""
+    vectors = in_a_cone(0, 100, 8)
+    calibration = Calibration.fit(vectors)
+    vectors[3, 2] = value
+    for refused in (
+        lambda: calibration.codes(vectors, 1),
+        lambda: calibration.pack(document(vectors), 8),
+        lambda: ChunkIndex([document(vectors)]),
+    ):
+        with pytest.raises(ConfigError, match="NaN or infinity"):
+            refused()
 
 
 # Calibration
@@ -126,6 +140,7 @@ def test_a_calibration_is_mean_and_spread_of_unit_vectors() -> None:
     samples: list[Any] = [
         vectors,
         vectors.tolist(),
+        [list(row) for row in vectors],
         some,
         (one for one in some),
         iter(vectors),
@@ -198,6 +213,9 @@ def test_files(tmp_path: Path, small: SentenceTransformer) -> None:
     for _ in range(2):  # a file that is there is replaced
         fitted.save(path)
         assert [path] == list(tmp_path.iterdir())
+    (tmp_path / "usual").touch()
+    modes = [stat.S_IMODE(one.stat().st_mode) for one in (path, tmp_path / "usual")]
+    assert modes[0] == modes[1]  # others may read it, if they may read other files
     found = Calibration.load(str(path))
     for one, other in zip(fitted.pack(chunked, 1), found.pack(chunked, 1), strict=True):
         np.testing.assert_array_equal(one.codes, other.codes)
@@ -264,16 +282,17 @@ def test_chunks_are_packed_by_the_encoder(saved: Path, isolation: Any) -> None:
         ({"calibration": "fitted", "bits": 1, "truncate_dim": 16}, "32 dimensions"),
         ({"calibration": "other model", "bits": 1}, "different models"),
         ({"calibration": "other dimension", "bits": 1}, "8 dimensions"),
-        ({"calibration": 0.5, "bits": 1}, "is none"),
+        ({"calibration": 0.5, "bits": 1}, "is no Calibration"),
     ],
 )
 def test_what_cannot_be_packed_is_refused(
     small: SentenceTransformer, options: dict[str, Any], match: str
 ) -> None:
     """Before a text is embedded."""
-    model = models.small()
-    model[0].auto_model.embeddings.word_embeddings.weight.data.normal_()
-    with SafeEncoder(small, reload=None) as encoder, SafeEncoder(model, reload=None) as other:
+    with (
+        SafeEncoder(small, reload=None) as encoder,
+        SafeEncoder(other_weights(), reload=None) as other,
+    ):
         known = {
             "fitted": Calibration.fit(encoder.encode_chunks(TEXTS)),
             "other model": Calibration.fit(other.encode_chunks(TEXTS)),
@@ -301,7 +320,7 @@ def test_a_fingerprint_tells_models_apart(saved: Path, small: SentenceTransforme
         np.testing.assert_allclose(found, apart.fingerprint, rtol=0, atol=1e-6)
         calibration.pack(apart.encode_chunks(TEXTS), 1)
     with (
-        SafeEncoder(models.ruri(2), reload=None) as other,
+        SafeEncoder(other_weights(), reload=None) as other,
         pytest.raises(ConfigError, match="models"),
     ):
         Calibration.fit([other.encode_chunks("雨")[0], calibration_text(found)])
@@ -486,13 +505,15 @@ def test_of_equal_scores_the_first_document_wins() -> None:
 @pytest.mark.parametrize(
     ("query", "options", "match"),
     [
-        (np.ones(7), {}, r"shape \(n_queries, 8\)"),
+        (np.ones(7), {}, r"shape \(n, 8\)"),
         (np.full(8, np.nan), {}, "NaN"),
         (np.ones((2, 2, 8)), {}, r"shape \(2, 2, 8\)"),
         ("吾輩は猫", {}, "not an array of numbers"),
         (np.ones(8), {"top_k": 0}, "top_k=0"),
         (np.ones(8), {"top_k": 1.5}, "top_k=1.5"),
         (np.ones(8), {"candidates": -1}, "candidates=-1"),
+        (np.ones(8), {"rescore": documents(in_a_cone(0, 20, 8))[1:]}, "rescore has"),
+        (np.ones(8), {"rescore": documents(in_a_cone(0, 20, 9))}, r"shape \(n, 9\)"),
     ],
 )
 def test_a_query_that_cannot_work(query: Any, options: dict[str, Any], match: str) -> None:
@@ -513,11 +534,14 @@ def test_documents_that_do_not_fit_together() -> None:
         calibration.pack(some[3], 8),
         other.pack(some[3], 1),
         document(in_a_cone(0, 3, 8)[:0]),
+        replace(document(in_a_cone(0, 3, 8)), spans=(Span(0, 1),)),
+        replace(calibration.pack(some[3], 1), spans=(Span(0, 1),) * 99),
+        document(np.full((2, 8), np.nan, np.float32)),
         "文",
         None,
     ]
     for one in wrong:
-        with pytest.raises(ConfigError, match="Document 4"):
+        with pytest.raises(ConfigError, match=r"^(The vectors of d|D)ocument 4"):
             index.add([calibration.pack(some[4], 1), one])
         assert before == rank(np.ones(8), index)
     index.add([again.pack(some[3], 1)])  # equal to the first

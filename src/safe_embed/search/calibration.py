@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, overload
 
+import numpy as np
+
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
+from safe_embed.search.checks import checked_rows
 from safe_embed.search.codes import Codes, decoded, encoded, steps_of
 from safe_embed.search.files import read_arrays, write_arrays
 from safe_embed.search.sample import Sums, is_same, other_model
 from safe_embed.types import ChunkedText, FloatArray, Span
-from safe_embed.vectors import as_numbers, normalize
+from safe_embed.vectors import normalize
 
 Bits = Literal[1, 8]
 # Of a dimension that is not packed.
@@ -121,13 +125,14 @@ class Calibration:
             As :attr:`PackedText.codes`, without the first axis for a single vector.
 
         Raises:
-            ConfigError: If *bits* or the shape of *vectors* is another.
+            ConfigError: If *bits* or the shape of *vectors* is another, or they are not finite.
         """
         check_bits(bits)
-        rows = as_numbers("vectors=", vectors)
+        rows = checked_rows("vectors", vectors)
         self.check_shape(rows.shape)
         deviations: FloatArray = normalize(rows) - self.center
-        return encoded(deviations, steps_of(self.spread, bits), bits)
+        codes = encoded(deviations, steps_of(self.spread, bits), bits)
+        return codes[0] if np.ndim(vectors) == 1 else codes
 
     def decode(self, codes: Codes, bits: Bits) -> FloatArray:
         """Give the vectors that codes stand for.
@@ -291,7 +296,7 @@ def check_packing(calibration: Any, bits: Any, dimension: int | None) -> None:
         return
     if not isinstance(calibration, Calibration):
         msg = both(
-            f"calibration={shown(calibration)} is none. Pass what Calibration.fit(…) or "
+            f"calibration={shown(calibration)} is no Calibration. Pass what Calibration.fit(…) or "
             "Calibration.load(…) gave.",
             f"calibration={shown(calibration)} は使えません。Calibration.fit(…) か "
             "Calibration.load(…) が返したものを渡してください。",
@@ -318,7 +323,7 @@ def _rows(vectors: Any) -> Iterator[tuple[Any, FloatArray | None]]:
         yield vectors, None
     else:
         for part in vectors:
-            if isinstance(part, int | float):  # a row of plain numbers
+            if isinstance(part, Real):  # a row of plain numbers
                 yield vectors, None
                 return
             yield from _rows(part)

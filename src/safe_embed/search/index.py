@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
 from safe_embed.search.blocks import Blocks
-from safe_embed.search.calibration import Calibration, PackedText
+from safe_embed.search.calibration import WHOLE_BITS, Calibration, PackedText
+from safe_embed.search.checks import checked_rows
 from safe_embed.search.codes import Codes, products, steps_of
 from safe_embed.types import ChunkedText, FloatArray, Span
 from safe_embed.vectors import normalize
@@ -41,7 +42,7 @@ class _Form(NamedTuple):
             width = text.codes.shape[-1]
             return cls(text.bits, text.calibration, dimension, width, text.codes.dtype)
         dimension = text.vectors.shape[-1]
-        return cls(32, None, dimension, dimension, np.dtype(np.float32))
+        return cls(WHOLE_BITS, None, dimension, dimension, np.dtype(np.float32))
 
     def agrees(self, other: _Form) -> bool:
         """Tell whether vectors of the two forms may be compared."""
@@ -142,7 +143,8 @@ class ChunkIndex:
 
         Raises:
             ConfigError: If a document is of another form than those before: not packed, or by
-                another calibration, or of another dimension. Of its portion nothing is added.
+                another calibration, or of another dimension; if its vectors are not finite, or not
+                as many as its spans. Of its portion nothing is added.
         """
         documents = _documents(chunked)
         with self._adding:
@@ -225,16 +227,31 @@ def _agreed(form: _Form | None, text: Any, place: int) -> _Form:
             f"文書 {place} が {kind} です。encode_chunks が返すリストを渡してください。",
         )
         raise ConfigError(msg)
+    _check_vectors(text, place)
     found = _Form.of(text)
-    if len(text.spans) == 0 or (form is not None and not form.agrees(found)):
-        was = "" if form is None else f" ({form.bits} bits, {form.dimension})"
+    if form is not None and not form.agrees(found):
         msg = both(
-            f"Document {place} has {len(text.spans)} chunks of {found.dimension} dimensions in "
-            f"{found.bits} bits, and does not fit to those before it{was}. All documents need a "
-            "chunk or more, the same bits and dimension, and the same calibration.",
-            f"文書 {place}（{len(text.spans)} チャンク、{found.bits} ビット、{found.dimension} "
-            f"次元）が、前の文書{was}と合いません。同じ bits、同じ次元、同じキャリブレーションで"
-            "作ってください。",
+            f"Document {place} has {found.dimension} dimensions in {found.bits} bits, and those "
+            f"before it have {form.dimension} in {form.bits}, or another calibration. All "
+            "documents of an index need the same dimension, bits and calibration.",
+            f"文書 {place} は {found.dimension} 次元・{found.bits} ビットで、前の文書は "
+            f"{form.dimension} 次元・{form.bits} ビットか、別のキャリブレーションです。同じ次元、"
+            "同じ bits、同じキャリブレーションで作ってください。",
         )
         raise ConfigError(msg)
     return found if form is None else form
+
+
+def _check_vectors(text: Chunked, place: int) -> None:
+    """Check that a document has a vector for each of its spans, of finite numbers."""
+    kept = text.codes if isinstance(text, PackedText) else text.vectors
+    if isinstance(text, ChunkedText):
+        checked_rows(f"The vectors of document {place}", kept)
+    if len(text.spans) == 0 or len(text.spans) != len(kept):
+        msg = both(
+            f"Document {place} has {len(text.spans)} spans and {len(kept)} vectors. It needs a "
+            "vector for each span, and one at least.",
+            f"文書 {place} の範囲は {len(text.spans)}、ベクトルは {len(kept)} です。範囲ごとに"
+            "一本、少なくとも一本のベクトルが必要です。",
+        )
+        raise ConfigError(msg)

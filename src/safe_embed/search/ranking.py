@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import shown
+from safe_embed.search.checks import checked_rows
 from safe_embed.search.index import Chunked, ChunkIndex, Scores
 from safe_embed.types import ChunkedText, FloatArray, Span
-from safe_embed.vectors import as_numbers, normalize
+from safe_embed.vectors import normalize
 
 # Scores that are held at once: 64 MB.
 _MOST_SCORES = 2**24
@@ -69,9 +70,10 @@ def rank(  # noqa: PLR0913 what a caller may choose
     _check_count("top_k", top_k)
     _check_count("candidates", top_k if candidates is None else candidates)
     index = chunked if isinstance(chunked, ChunkIndex) else ChunkIndex(chunked)
-    queries = _checked_queries(query_vectors, index.dimension)
+    queries = normalize(checked_rows("query_vectors", query_vectors, index.dimension))
     if rescore is None:
         return [hits for _, hits in _nearest(queries, index, top_k, best=best_per_document)]
+    _checked_whole(rescore, index)
     wanted = _CANDIDATES_PER_HIT * top_k if candidates is None else max(candidates, top_k)
     return [
         _rescored(query, [hit.document for hit in hits], rescore, top_k, best=best_per_document)
@@ -130,24 +132,22 @@ def _rescored(
     """Rank some documents by their whole vectors."""
     numbers = sorted(documents)
     index = ChunkIndex(whole[number] for number in numbers)
+    # The whole vectors may have another dimension than those that were packed.
+    checked_rows("query_vectors", query, index.dimension)
     [(_, hits)] = _nearest(query[None], index, top_k, best=best)
     return [hit._replace(document=numbers[hit.document]) for hit in hits]
 
 
-def _checked_queries(vectors: Any, dimension: int | None) -> FloatArray:
-    """Check queries, and give vectors of length 1, shape (n_queries, dimension)."""
-    rows = np.atleast_2d(as_numbers("query_vectors=", vectors))
-    wanted = rows.shape[-1] if dimension is None else dimension
-    if rows.ndim != 2 or rows.shape[-1] != wanted or not np.isfinite(rows).all():  # noqa: PLR2004 (n_queries, dimension)
+def _checked_whole(rescore: Any, index: ChunkIndex) -> None:
+    """Refuse whole vectors of another number of documents, where the number is known."""
+    if isinstance(rescore, Sized) and len(rescore) != len(index):
         msg = both(
-            f"query_vectors has shape {rows.shape}, or holds NaN, where shape (n_queries, {wanted})"
-            " and finite numbers are needed. Use encode_query of the same model, with the same "
-            "truncate_dim.",
-            f"query_vectors の形が {rows.shape} か、NaN を含みます。形 (n_queries, {wanted}) の"
-            "有限の数が必要です。同じモデルと同じ truncate_dim の encode_query を使ってください。",
+            f"rescore has {len(rescore)} documents, and {len(index)} are searched. Pass the whole "
+            "vectors of the same documents, in the same order.",
+            f"rescore の文書は {len(rescore)}、検索する文書は {len(index)} です。同じ文書の元の"
+            "ベクトルを、同じ順で渡してください。",
         )
         raise ConfigError(msg)
-    return normalize(rows)
 
 
 def _check_count(name: str, value: Any) -> None:

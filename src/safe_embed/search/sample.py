@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from safe_embed.errors import ConfigError, both
+from safe_embed.search.checks import checked_rows
 from safe_embed.types import FloatArray
-from safe_embed.vectors import as_numbers
 
 logger = logging.getLogger("safe_embed")
 
@@ -46,16 +46,8 @@ class Sums:
         if not is_same(self.fingerprint, fingerprint):
             raise other_model()
         self.fingerprint = fingerprint if self.fingerprint is None else self.fingerprint
-        rows = np.atleast_2d(as_numbers("vectors=", vectors)).astype(np.float64)
-        width = np.shape(self._sum)[-1] if self._count else rows.shape[-1]
-        if rows.ndim != 2 or rows.shape[-1] != width or not np.isfinite(rows).all():  # noqa: PLR2004 (n, dimension)
-            msg = both(
-                f"vectors has a part of shape {rows.shape}, or with NaN, where shape (n, {width}) "
-                "and finite numbers are needed.",
-                f"vectors に、形 {rows.shape} または NaN を含むものがあります。形 (n, {width}) の"
-                "有限の数を渡してください。",
-            )
-            raise ConfigError(msg)
+        width = len(self._sum) if self._count else None
+        rows = checked_rows("vectors", vectors, width).astype(np.float64)
         units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         self._count += len(units)
         self._sum = self._sum + units.sum(axis=0)
