@@ -38,9 +38,9 @@ _BLOCKS_PER_CHUNK = 4
 class Job:
     """The arguments of one call of a Chunker, and its steps.
 
-    *room* is the number of tokens that *budget* leaves to the text. *numbers* are those of the
-    texts, for errors. *headings* has, by index of a
-    text, the headings in it that are to stay with the text behind them.
+    *room* is the number of tokens that *budget* leaves to the text. *numbers* has the numbers of
+    the texts, for errors. *headings* has, by index of a text, the headings in it that are to stay
+    with the text behind them.
     """
 
     texts: Sequence[str]
