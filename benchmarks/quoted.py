@@ -37,16 +37,8 @@ CHUNKERS = {
     "chonkie": "chonkie SentenceChunker",
     "semantic": "semantic-text-splitter",
 }
-# Ways to keep the vectors of sentences, and what ranks them.
-FORMS = {
-    "whole": "float32",
-    "bytes": "8 bits",
-    "bits": "1 bit",
-    "hamming": "1 bit on both sides (Hamming)",
-    "zero": "1 bit at 0, as sentence-transformers",
-    "one": "one vector a document, float32",
-}
-RANKED = {"bits": "rank, 1 bit", "faiss": "faiss, float32 (IndexFlatIP)"}
+# Ways to keep the vectors of sentences.
+FORMS = {"whole": "float32", "bits": "1 bit", "zero": "1 bit at 0, as sentence-transformers"}
 SETS = {"jaquad": "jaquad_dev_paragraphs", "debian": "debian_ja_sections"}
 CALLERS = {"raw": "raw", "safe": "default policy"}
 
@@ -92,14 +84,6 @@ def _search(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             one = info["forms"][form]
             yield f"{corpus}_{name}_r1", f"{one['recall_at_1']:.3f}"
             yield f"{corpus}_{name}_kb", f"{one['bytes_a_document'] / 1e3:.1f}"
-    for info in of(run, "test_rank"):
-        for name, way in RANKED.items():
-            yield f"{name}_ms_{info['chunks']}", f"{1e3 * info['seconds'][way]:,.1f}"
-            yield f"{name}_times_{info['chunks']}", f"{info['ratio_to_faiss'][way]:.2f}"
-    saved = {info["source"]: info["saved"] for info in of(run, "test_repetitions")}
-    if saved:
-        yield "saved_least", f"{100 * min(saved.values()):.1f}"
-        yield "saved_most", f"{100 * max(saved.values()):.1f}"
 
 
 def _embedding(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
