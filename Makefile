@@ -74,7 +74,7 @@ examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluator
 	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default --record
 
 hard-limit: export HF_HUB_OFFLINE = 1
-hard-limit: .venv ## calls that lose memory below a real limit, beside 8 busy loops: two hours; a record, too
+hard-limit: .venv ## calls that lose memory below a real limit, beside 8 busy loops: an hour; a record, too
 	$(BIN)/python benchmarks/hard_limit.py --record
 
 # The record of a run says what it covers; tests/test_run_records.py fails when that has changed.

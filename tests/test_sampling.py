@@ -469,18 +469,29 @@ def test_an_old_sample_is_not_given_again() -> None:
 
 
 def test_a_costly_figure_is_read_seldom() -> None:
-    """What takes 2 ms is not read again for 2 s, however short its time is; fresh reads it anew."""
-    reads: list[None] = []
-
-    def read() -> int:
-        reads.append(None)
-        time.sleep(0.002)
-        return len(reads)
-
-    seldom = sampling._Seldom(read, 0)
+    """What costs 2 s of processor time is not read again for long; fresh reads it anew."""
+    reads, cost = iter(range(1, 100)), iter(range(0, 100, 2))
+    seldom = sampling._Seldom(lambda: next(reads), 0, lambda: float(next(cost)))
     assert [1, 1, 1] == [seldom.get(fresh=False) for _ in range(3)]
     assert 2 == seldom.get(fresh=True)
     assert 2 == seldom.get(fresh=False)
+
+
+def test_time_that_others_had_the_processor_costs_nothing() -> None:
+    """A limit is read as often on a busy machine, where each reading waits for the processor."""
+    reads: list[int] = []
+
+    def read() -> int:
+        time.sleep(0.3)
+        reads.append(len(reads))
+        return len(reads)
+
+    seldom = sampling._Seldom(read, 0)
+    seldom.get(fresh=False)
+    deadline = time.monotonic() + 100  # 1,000 times 0.3 s are 300
+    while len(reads) < 2 and time.monotonic() < deadline:
+        seldom.get(fresh=False)
+    assert 2 == len(reads)
 
 
 def test_a_cheap_figure_is_read_after_its_time() -> None:

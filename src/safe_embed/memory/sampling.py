@@ -33,9 +33,11 @@ _PROC = Path("/proc/self")
 _STATUS = re.compile(
     r"^(VmSize|VmHWM|VmRSS|RssAnon|RssFile|RssShmem|Threads):\s*(\d+)( kB)?$", re.MULTILINE
 )
-# A costly value is read again after at least this many times the duration of the last reading, so
-# that it takes 0.1 % of the time. mallinfo2 visits every free block, 100,000 in 20 ms, and blocks
-# malloc meanwhile.
+# A costly value is read again after at least this many times the processor time of the last
+# reading, so that it takes 0.1 % of the time. mallinfo2 visits every free block, 100,000 in 20 ms,
+# and blocks malloc meanwhile. Time in which others have the processor is not counted: on a busy
+# machine a limit would be read every ten seconds, and one that was lowered meanwhile kill the
+# process.
 _COSTLY_SHARE = 1000
 
 T = TypeVar("T")
@@ -200,21 +202,27 @@ def _used_now(limit: Limit | None, held_then: int | None, held: int | None) -> L
 
 
 class _Seldom(Generic[T]):
-    """Caches a costly value for *min_seconds*, or 1,000 times the duration of its reading."""
+    """Caches a costly value for *min_seconds*, or 1,000 times what its reading cost."""
 
-    def __init__(self, read: Callable[[], T], min_seconds: float) -> None:
+    def __init__(
+        self,
+        read: Callable[[], T],
+        min_seconds: float,
+        cost: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._read = read
         self._min_seconds = min_seconds
+        self._cost = cost
         self._due = 0.0
         self._last: T
 
     def get(self, *, fresh: bool) -> T:
         """Return the value; read it again if the cached one is too old, or if *fresh*."""
-        started = time.monotonic()
-        if fresh or started >= self._due:
+        if fresh or time.monotonic() >= self._due:
+            before = self._cost()
             self._last = self._read()
-            ended = time.monotonic()
-            self._due = ended + max(self._min_seconds, (ended - started) * _COSTLY_SHARE)
+            cost = self._cost() - before
+            self._due = time.monotonic() + max(self._min_seconds, cost * _COSTLY_SHARE)
         return self._last
 
 
