@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,6 +119,20 @@ def row(one: Result) -> list[Any]:
     ]
 
 
+@contextmanager
+def small_model() -> Iterator[None]:
+    """Make the model that the planted functions embed with."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import models
+    from safe_embed.offline import model_path
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        models.saved("small", model_path()).rename(model)
+        os.environ["PLANTED_MODEL"] = str(model)
+        yield
+
+
 def main() -> None:
     """Examine all cases, print the matrix; fail if it contradicts the promise."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,15 +141,8 @@ def main() -> None:
     parser.add_argument("--clean-runs", type=int, default=10, help="runs of each clean kind")
     parser.add_argument("--budget", type=float, default=180.0)
     given = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import models
-    from safe_embed.offline import model_path
-
     results: list[Result] = []
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
-        models.saved("small", model_path()).rename(model)
-        os.environ["PLANTED_MODEL"] = str(model)
+    with small_model():
         for case, seed in cases(is_smoke=given.smoke, clean_runs=given.clean_runs):
             if given.only is None or case in given.only:
                 results.append(examine(case, seed, given.budget))

@@ -110,6 +110,11 @@ def small_leak_in_forward(text: str) -> None:
     _leaking(20 * KB).encode(text, show_progress_bar=False)
 
 
+def leak_of_a_size(text: str) -> None:
+    """As many bytes as PLANTED_LEAK_BYTES says are lost in the forward pass of each call."""
+    _leaking(int(os.environ["PLANTED_LEAK_BYTES"])).encode(text, show_progress_bar=False)
+
+
 def tokenizer_cache(text: str) -> None:
     """Runs without a blank, which tokenizers up to 0.20.3 keeps whole."""
     embed("".join(text.split()) * 4)

@@ -421,6 +421,12 @@ def test_rank_is_maxsim_of_a_query_of_one_vector() -> None:
         )
 
 
+def pickled(index: ChunkIndex) -> ChunkIndex:
+    """Give what another process would read."""
+    copy: ChunkIndex = pickle.loads(pickle.dumps(index))  # noqa: S301 our own
+    return copy
+
+
 @pytest.mark.parametrize("bits", [1, 8, 32])
 @pytest.mark.parametrize("queries", [1, 9])
 def test_an_index_may_grow(bits: Any, queries: int) -> None:
@@ -430,7 +436,7 @@ def test_an_index_may_grow(bits: Any, queries: int) -> None:
     calibration = Calibration.fit(vectors)
     kept: Any = some if bits == 32 else calibration.pack(some, bits)
     index, at = ChunkIndex(), 0
-    assert [[]] * queries == rank(asked, index)
+    assert [[]] * queries == rank(asked, index) == rank(asked, pickled(index))
     for size in (1, 2000, 1, 1, len(kept)):
         index.add(kept[at : at + size])
         at += size
@@ -443,6 +449,10 @@ def test_an_index_may_grow(bits: Any, queries: int) -> None:
         expected = (unit(asked) @ whole.T).max(axis=1)
         np.testing.assert_allclose(expected, [own[0].score for own in hits], rtol=0, atol=1e-4)
     assert hits == rank(asked, kept, 3)
+    copy = pickled(index)
+    assert (hits, index.nbytes) == (rank(asked, copy, 3), copy.nbytes)
+    copy.add(kept[:1])
+    assert (len(copy), repr(index)) == (len(index) + 1, repr(pickled(index)))
     assert all(kept[hit.document].spans[hit.chunk] == hit.span for own in hits for hit in own)
 
 

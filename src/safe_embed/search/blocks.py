@@ -63,6 +63,18 @@ class Blocks:
         for number in range(-(-count // BLOCK_COLUMNS)):
             yield self._blocks[number][:, : count - number * BLOCK_COLUMNS]
 
+    def columns(self, count: int) -> NDArray[Any]:
+        """Copy the first columns.
+
+        Args:
+            count: How many of them.
+
+        Returns:
+            The columns, shape (height, count).
+        """
+        parts = [np.empty((self._height, 0), self._dtype), *self.parts(count)]
+        return np.concatenate(parts, axis=1)
+
     def column(self, index: int) -> NDArray[Any]:
         """Give a column.
 

@@ -91,7 +91,8 @@ class ChunkIndex:
     """The vectors and spans of the chunks of documents, for :func:`safe_embed.search.rank`.
 
     It holds vectors or codes, and 8 bytes a chunk for its span; no text. Documents are numbered in
-    the order in which they are added. One thread may add documents while others rank.
+    the order in which they are added. One thread may add documents while others rank. An index can
+    be pickled, also while documents are added: the copy has those that were added as a whole.
 
     Args:
         chunked: The first documents, as for :meth:`add`.
@@ -116,6 +117,28 @@ class ChunkIndex:
         documents, chunks = self._sizes
         bits = "" if self._form is None else f", {self._form.bits} bits a dimension"
         return f"ChunkIndex({documents} documents, {chunks} chunks{bits})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what is pickled: of each column what is written, in one piece."""
+        documents, chunks = self._sizes
+        return {
+            "form": self._form,
+            "codes": self._codes.columns(chunks),
+            "spans": self._spans.columns(chunks),
+            "starts": self._starts.columns(documents),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the index that was pickled."""
+        self.__init__()  # type: ignore[misc] # a fresh lock, and no documents
+        self._form = state["form"]
+        if self._form is None:
+            return
+        self._codes = Blocks(self._form.width, self._form.dtype)
+        self._codes.write(0, state["codes"])
+        self._spans.write(0, state["spans"])
+        self._starts.write(0, state["starts"])
+        self._sizes = (state["starts"].shape[1], state["codes"].shape[1])
 
     @property
     def n_chunks(self) -> int:
