@@ -277,6 +277,8 @@ def test_a_dimension_is_a_positive_integer(
         ("on_long", "Pass it to SafeEncoder(…)."),
         ("pooling", "Pass it to SafeEncoder(…)."),
         ("max_chunk_token", "Did you mean 'max_chunk_tokens'?"),
+        ("titles", "docs/habits.md says what it did to search"),
+        ("chunk_overlap", "docs/ja/habits.md"),
     ],
 )
 @pytest.mark.parametrize(

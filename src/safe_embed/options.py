@@ -287,6 +287,14 @@ _OF_THE_ENCODER = (
     *("max_waiting_texts", "when_full"),
 )
 
+# What other libraries call the things that docs/habits.md measures.
+_MEASURED = frozenset(
+    (
+        *("title", "titles", "heading", "headings", "late_chunking"),
+        *("overlap", "overlap_tokens", "chunk_overlap"),
+    )
+)
+
 
 def check_model_kwargs(model: ModelState, options: EncodeOptions) -> None:
     """Refuse arguments that neither a method nor the forward of the model takes.
@@ -319,6 +327,11 @@ def _hints(name: str, taken: Sequence[str]) -> tuple[str, str]:
     """Say what was probably meant by an unknown argument, in both languages."""
     if name in _OF_THE_ENCODER:
         return " Pass it to SafeEncoder(…).", "SafeEncoder(…) に渡してください。"
+    if name in _MEASURED:
+        return (
+            " The page docs/habits.md says what it did to search, and how to try it.",
+            "検索への効果と試し方は docs/ja/habits.md にあります。",
+        )
     if name in ENCODE_ARGUMENTS:
         return " Only encode has it.", "これは encode だけの引数です。"
     meant = suggested(name, (*ENCODE_ARGUMENTS, *taken, *_OF_THE_ENCODER))
