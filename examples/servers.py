@@ -69,7 +69,7 @@ def running(programs: Path) -> Iterator[str]:
     def call(program: str, *arguments: str) -> None:
         # Output into a file: the server would keep a pipe open.
         with Path(folder, f"{program}.log").open("w") as log:
-            subprocess.run(  # noqa: S603 programs of the server
+            subprocess.run(
                 [programs / program, "--pgdata", f"{folder}/data", *arguments],
                 **owner,
                 cwd=folder,
