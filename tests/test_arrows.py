@@ -22,7 +22,7 @@ CALLS = MODEL | {"inference"}
 KEPT = CALLS | {"supervision"}
 SERVED = KEPT | {"backends", "backends.process"}
 ASKED = SERVED | {
-    *("options", "waiting", "streaming", "encoding", "compat", "placement", "copying"),
+    *("prompts", "options", "waiting", "streaming", "encoding", "compat", "placement", "copying"),
     *("encoder_options", "offline", "search", "chunk_calls"),
 }
 # What users' own tests need, and what writes and reads a log of one's own process: neither loads a
@@ -49,14 +49,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "supervision": CALLS,
     "backends": KEPT,
     "backends.process": KEPT | {"backends"},
-    "options": SERVED,
+    "prompts": GROUND | {"validation"},
+    "options": SERVED | {"prompts"},
     "waiting": SERVED,
     "streaming": SERVED | {"options", "waiting"},
     "encoding": SERVED | {"options", "waiting", "search"},
     "chunk_calls": SERVED | {"options", "encoding", "search"},
     "placement": SERVED,
-    "compat": SERVED | {"options", "placement", "waiting"},
-    "encoder_options": SERVED | {"options", "offline"},
+    "compat": SERVED | {"prompts", "options", "placement", "waiting"},
+    "encoder_options": SERVED | {"prompts", "options", "offline"},
     "copying": SERVED | {"encoder_options"},
     "encoder": ASKED,
     "packaged_manual": frozenset(),

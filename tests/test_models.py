@@ -141,6 +141,10 @@ def test_prompts_go_to_every_chunk_and_are_counted(
         assert expected == found.token_counts
         assert max(expected) <= min(512, encoder.max_seq_length or 512)
         close(upstream.encode(pieces, prompt=prompt), found.vectors)
+        # A title is text: it is pooled even where the prompt is not.
+        [found] = encoder.encode_chunks([LONG], prompt=prompt, titles=["東京の人口"])
+        pieces = [f"東京の人口\n{LONG[start:end]}" for start, end in found.spans]
+        close(upstream.encode(pieces, prompt=prompt), found.vectors)
 
 
 def test_truncate_is_upstream_s(upstream: SentenceTransformer, kind: str) -> None:

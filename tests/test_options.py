@@ -277,7 +277,7 @@ def test_a_dimension_is_a_positive_integer(
         ("on_long", "Pass it to SafeEncoder(…)."),
         ("pooling", "Pass it to SafeEncoder(…)."),
         ("max_chunk_token", "Did you mean 'max_chunk_tokens'?"),
-        ("titles", "docs/habits.md says what it did to search"),
+        ("late_chunking", "docs/habits.md says what it did to search"),
         ("chunk_overlap", "docs/ja/habits.md"),
     ],
 )
@@ -302,6 +302,13 @@ def test_an_argument_of_encode_alone_is_told(encoder: SafeEncoder) -> None:
         ConfigError, match=r"^encode_chunks has no argument 'precision'.*Only encode"
     ):
         encoder.encode_chunks(TEXTS, precision="int8")
+
+
+def test_titles_are_those_of_chunks(encoder: SafeEncoder, backend: FakeBackend) -> None:
+    """The other methods have none, and say where they are."""
+    with pytest.raises(ConfigError, match=r"has no argument 'titles'.*Only encode_chunks"):
+        encoder.encode(TEXTS, titles=[""] * len(TEXTS))
+    assert [] == backend.calls
 
 
 @pytest.mark.parametrize("name", METHODS)

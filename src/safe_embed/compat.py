@@ -16,10 +16,11 @@ from safe_embed.inference.request import FetchFeatures, FetchTokenizer
 from safe_embed.memory.types import Stats
 from safe_embed.options import check_prompt_name
 from safe_embed.placement import Placement
+from safe_embed.prompts import check_prompts
 from safe_embed.upstream.absent import ABSENT, CHANGE, INSIDE, unsupported
 from safe_embed.upstream.attributes import similarity_function
 from safe_embed.upstream.settings import ModelSettings
-from safe_embed.validation import check_positive, check_prompts
+from safe_embed.validation import check_positive
 from safe_embed.waiting import enter, read_texts
 
 if TYPE_CHECKING:

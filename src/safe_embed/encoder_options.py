@@ -22,6 +22,7 @@ from safe_embed.memory.types import Hook, ReloadPolicy
 from safe_embed.offline.cache import OFFLINE, model_path
 from safe_embed.options import ENCODE_ARGUMENTS
 from safe_embed.pooling import Pooling, PoolingFunction, resolve_pooling
+from safe_embed.prompts import check_prompts
 from safe_embed.supervision.conditions import Conditions
 from safe_embed.text.chunking import Chunker, Mode
 from safe_embed.text.splitters import SplitterLike, ladder, resolve_splitter
@@ -36,7 +37,6 @@ from safe_embed.validation import (
     check_name,
     check_positive,
     check_processes,
-    check_prompts,
 )
 
 _PASSED_ON = "sentence_transformer_options"

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from safe_embed.errors import ConfigError, both
 from safe_embed.foreign import is_word, listed, shown, suggested
 from safe_embed.inference.request import Pool, Request
+from safe_embed.prompts import check_prompt, check_titles
 from safe_embed.types import FloatArray
 from safe_embed.upstream.settings import ModelSettings, ModelState
-from safe_embed.validation import check_device, check_name, check_positive, check_prompt
+from safe_embed.validation import (
+    check_device,
+    check_name,
+    check_positive,
+)
 from safe_embed.vectors import Precision, truncate_and_normalize
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ class EncodeOptions:
     pool: dict[str, Any] | None = None
     chunk_size: int | None = None
     priority: int = 0
+    titles: Iterable[str] | str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     method: str = "encode"  # that was called, for messages
 
@@ -215,6 +221,7 @@ def request_of(options: EncodeOptions, texts: Sequence[str], model: ModelState) 
     return Request(
         texts,
         resolve_prompt(model.settings, options.prompt_name, options.prompt),
+        check_titles(options.titles, len(texts), is_single=isinstance(options.inputs, str)),
         options.batch_size,
         show,
         None if elsewhere else options.device or None,
@@ -287,12 +294,10 @@ _OF_THE_ENCODER = (
     *("max_waiting_texts", "when_full"),
 )
 
+_OF_ENCODE_CHUNKS = ("title", "titles")
 # What other libraries call the things that docs/habits.md measures.
 _MEASURED = frozenset(
-    (
-        *("title", "titles", "heading", "headings", "late_chunking"),
-        *("overlap", "overlap_tokens", "chunk_overlap"),
-    )
+    ("heading", "headings", "late_chunking", "overlap", "overlap_tokens", "chunk_overlap")
 )
 
 
@@ -327,6 +332,8 @@ def _hints(name: str, taken: Sequence[str]) -> tuple[str, str]:
     """Say what was probably meant by an unknown argument, in both languages."""
     if name in _OF_THE_ENCODER:
         return " Pass it to SafeEncoder(…).", "SafeEncoder(…) に渡してください。"
+    if name in _OF_ENCODE_CHUNKS:
+        return " Only encode_chunks has titles.", "titles は encode_chunks だけの引数です。"
     if name in _MEASURED:
         return (
             " The page docs/habits.md says what it did to search, and how to try it.",

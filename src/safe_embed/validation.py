@@ -67,7 +67,7 @@ def check_text(text: Any, index: int | None) -> str:
         kind = _kind(text)
         msg = both(f"{name} is {kind}. {_FIX}", f"{name} が {kind} です。{_FIX_JA}")
         raise InvalidTextError(msg, index)
-    position = _lone_surrogate(text)
+    position = lone_surrogate(text)
     if position is not None:
         msg = both(
             f"{name} has a lone surrogate (U+{ord(text[position]):04X}) at position "
@@ -120,50 +120,6 @@ def check_positive(name: str, value: Any, *, or_none: bool = True) -> None:
                 f"{name} には1以上の整数を渡してください（渡された値: {shown(value)}）。",
             )
         )
-
-
-def check_prompt(name: str, value: Any) -> None:
-    """Check that a prompt is a text or ``None``.
-
-    Args:
-        name: What it is called in the message.
-        value: The prompt.
-
-    Raises:
-        ConfigError: If *value* is anything else, or has a lone surrogate.
-    """
-    if value is None or (isinstance(value, str) and _lone_surrogate(value) is None):
-        return
-    fault = "has a lone surrogate" if isinstance(value, str) else f"is {shown(value)}"
-    fault_ja = "単独のサロゲートを含みます" if isinstance(value, str) else f"{shown(value)} です"
-    raise ConfigError(
-        both(
-            f"{name} {fault}. Use a str such as 'query: ', or None.",
-            f"{name} が {fault_ja}。'query: ' のような str か None を渡してください。",
-        )
-    )
-
-
-def check_prompts(name: str, value: Any) -> None:
-    """Check that prompts are a dictionary of texts.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: Name -> prompt; a prompt may be ``None``.
-
-    Raises:
-        ConfigError: If *value* is anything else.
-    """
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(
-            both(
-                f"{name}={shown(value)} is not valid. Use a dict such as {{'query': 'query: '}}.",
-                f"{name}={shown(value)} は使えません。{{'query': 'query: '}} のような dict を"
-                "渡してください。",
-            )
-        )
-    for key, prompt in value.items():
-        check_prompt(f"{name}[{shown(key)}]", prompt)
 
 
 def check_name(name: str, value: Any) -> None:
@@ -300,7 +256,7 @@ def portions(inputs: Iterable[Any]) -> Iterator[list[str]]:
     yield portion
 
 
-def _lone_surrogate(text: str) -> int | None:
+def lone_surrogate(text: str) -> int | None:
     """Return the position of the first lone surrogate; the codec's error would hold the text."""
     try:
         text.encode("utf-8")

@@ -21,7 +21,7 @@ def check_prompt_length(prompt: str, budget_tokens: int) -> None:
     """Refuse a prompt that is too long by its characters, before it is tokenized.
 
     Args:
-        prompt: What goes in front of every chunk.
+        prompt: What goes in front of every chunk, with the title of the text.
         budget_tokens: What one chunk may have.
 
     Raises:
@@ -30,9 +30,11 @@ def check_prompt_length(prompt: str, budget_tokens: int) -> None:
     if len(prompt) > MAX_CHARS_PER_TOKEN * budget_tokens:
         msg = both(
             f"The prompt has {len(prompt)} characters, too many for the {budget_tokens} tokens "
-            "that a chunk may have. Use a shorter prompt or a larger max_chunk_tokens.",
+            "that a chunk may have. Use a shorter prompt or title, or a larger "
+            "max_chunk_tokens.",
             f"プロンプトが {len(prompt)} 字あり、チャンクの {budget_tokens} トークンに"
-            "収まりません。プロンプトを短くするか、max_chunk_tokens を大きくしてください。",
+            "収まりません。プロンプトやタイトルを短くするか、max_chunk_tokens を大きくして"
+            "ください。",
         )
         raise ConfigError(msg)
 

@@ -7,7 +7,7 @@ backend has done by an engine, on its thread or in a worker process.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -117,7 +117,7 @@ class Pipeline:
         budget = self.budget_tokens(request)
         inputs = yield from self._chunk(request, budget, want_spans=True)
         plans = [None if text is LOST else _plan_of(text) for text in inputs]
-        for same in _stretched(inputs, request.texts):
+        for same in _stretched(inputs, request):
             size = self._stretch_chars(budget)
             text = yield from stretched_text(same[0], request, budget, size)
             for place in same:
@@ -149,7 +149,7 @@ class Pipeline:
             chunks = [chunk for text in inputs if text is not LOST for chunk in text.chunks]
             rows = yield from self.forward.vectors(chunks, request, budget)
         texts = list(self._pooled(inputs, iter(rows)))
-        for same in _stretched(inputs, request.texts):
+        for same in _stretched(inputs, request):
             size = self._stretch_chars(budget)
             embed = partial(self.forward.vectors, budget=budget)
             text = yield from stretched_text(same[0], request, budget, size, embed)
@@ -203,21 +203,29 @@ class Pipeline:
 
         It is STRETCHED for a text that is cut later, stretch by stretch.
         """
-        if self.settings.on_long != "truncate":  # as upstream, which cuts prompts too
-            check_prompt_length(request.prompt, budget)
-        firsts, places = distinct(request.texts)
+        firsts, places = distinct(_what_is_read(request))
         most = self._whole_chars(request, budget)
-        whole = [first for first in firsts if len(request.texts[first]) <= most]
-        numbers = iter(whole)
-        tasks: list[Task] = [
-            ChunkTexts(
-                [(request.first_index + next(numbers), text) for text in portion],
-                *(request.prompt, budget, want_spans),
-            )
-            for portion in portions([request.texts[first] for first in whole], _TURN_CHARS)
-        ]
+        by_prompt: dict[str, list[int]] = {request.prompt: []}
+        for first in firsts:
+            of_prompt = by_prompt.setdefault(request.before_chunks(first), [])
+            if len(request.texts[first]) <= most:
+                of_prompt.append(first)
+        if self.settings.on_long != "truncate":  # as upstream, which cuts prompts too
+            for prompt in by_prompt:
+                check_prompt_length(prompt, budget)
+        tasks: list[Task] = []
+        for prompt, whole in by_prompt.items():
+            numbers = iter(whole)
+            tasks += [
+                ChunkTexts(
+                    [(request.first_index + next(numbers), text) for text in portion],
+                    *(prompt, budget, want_spans),
+                )
+                for portion in portions([request.texts[first] for first in whole], _TURN_CHARS)
+            ]
         inputs = yield Wave(tasks)
-        cut = dict(zip(whole, chain.from_iterable(inputs), strict=True))
+        order = chain.from_iterable(by_prompt.values())
+        cut = dict(zip(order, chain.from_iterable(inputs), strict=True))
         return [cut.get(firsts[place], STRETCHED) for place in places]
 
     def _whole_chars(self, request: Request, budget: int) -> int:
@@ -274,12 +282,17 @@ class Pipeline:
         )
 
 
-def _stretched(inputs: Sequence[Any], texts: Sequence[str]) -> Iterable[list[int]]:
+def _what_is_read(request: Request) -> Iterable[Hashable]:
+    """Return for each text what decides about its chunks."""
+    return zip(request.texts, request.titles, strict=True) if request.titles else request.texts
+
+
+def _stretched(inputs: Sequence[Any], request: Request) -> Iterable[list[int]]:
     """Return which texts are cut stretch by stretch, identical ones together."""
-    same: dict[str, list[int]] = {}
-    for place, text in enumerate(inputs):
+    same: dict[Hashable, list[int]] = {}
+    for place, (text, read) in enumerate(zip(inputs, _what_is_read(request), strict=True)):
         if text is STRETCHED:
-            same.setdefault(texts[place], []).append(place)
+            same.setdefault(read, []).append(place)
     return same.values()
 
 

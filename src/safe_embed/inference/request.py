@@ -51,6 +51,7 @@ class Request:
     Attributes:
         texts: Checked texts.
         prompt: What goes in front of every chunk.
+        titles: The title of each text, which goes between prompt and chunk; empty for none.
         batch_size: Caps a batch at this many times the budget, in tokens.
         show_progress_bar: Whether to draw a bar.
         device: Where to move the model first, or ``None``.
@@ -61,12 +62,25 @@ class Request:
 
     texts: Sequence[str]
     prompt: str = ""
+    titles: Sequence[str] = ()
     batch_size: int = 32
     show_progress_bar: bool = False
     device: Any = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     pool: Pool | None = None
     first_index: int = 0
+
+    def before_chunks(self, place: int) -> str:
+        """Give what goes in front of every chunk of a text: the prompt, and a line with its title.
+
+        Args:
+            place: Which of the texts.
+
+        Returns:
+            The text in front; empty for nothing.
+        """
+        title = self.titles[place] if self.titles else ""
+        return f"{self.prompt}{title}\n" if title else self.prompt
 
 
 @dataclass(frozen=True, slots=True)

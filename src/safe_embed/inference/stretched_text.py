@@ -47,14 +47,15 @@ def stretched_text(
         The chunks as an EmbeddedText, or LOST if no worker process survives one of them.
     """
     text = request.texts[place]
-    quiet = replace(request, texts=(), show_progress_bar=False)
+    before = request.before_chunks(place)
+    quiet = replace(request, texts=(), titles=(), show_progress_bar=False)
     ends, counts, cuts, vectors = array("q"), array("q"), array("q"), list[Any]()
     index = request.first_index + place
     start = resume = 0
     with tqdm(desc="Characters", total=len(text), disable=not request.show_progress_bar) as bar:
         while start < len(text):
             window = window_at(text, resume, start, size)
-            [[stretch]] = yield Wave([ChunkStretch([window], request.prompt, budget, index)])
+            [[stretch]] = yield Wave([ChunkStretch([window], before, budget, index)])
             if stretch is LOST:
                 return LOST
             end = resume + stretch.end
@@ -70,9 +71,7 @@ def stretched_text(
             bar.update(end - start)
             start, resume = end, resume + stretch.resume
     if not ends:  # the whole text is blank
-        [[blank]] = yield Wave(
-            [ChunkTexts([(index, "")], request.prompt, budget, want_spans=False)]
-        )
+        [[blank]] = yield Wave([ChunkTexts([(index, "")], before, budget, want_spans=False)])
         if blank is LOST:
             return LOST
         counts.append(len(blank.chunks[0].encoding))

@@ -153,9 +153,9 @@ def _room(reader: Reader, budget: int) -> int:
         taken = reader.overhead_tokens
         msg = both(
             f"The prompt and the special tokens take {taken} of the {budget} tokens that a "
-            "chunk may have. Use a shorter prompt or a larger max_chunk_tokens.",
+            "chunk may have. Use a shorter prompt or title, or a larger max_chunk_tokens.",
             f"プロンプトと特殊トークンだけで、チャンクの {budget} トークンのうち {taken} を"
-            "使います。プロンプトを短くするか、max_chunk_tokens を大きくしてください。",
+            "使います。プロンプトやタイトルを短くするか、max_chunk_tokens を大きくしてください。",
         )
         raise ConfigError(msg)
     return room
