@@ -288,11 +288,24 @@ def test_bad_rows_of_a_table_are_rejected(run: Run, tmp_path: Path) -> None:
     assert [[3, 3], [4, 4], [5, 5], [9, 10]] == [json.loads(line)["lines"] for line in written]
 
 
-def test_a_bad_first_line_does_not_change_the_ids(run: Run, tmp_path: Path) -> None:
-    """The column of the ids is known by the first line that is an object."""
-    (tmp_path / "in.jsonl").write_text(f"[\n{lines(*rows())}", encoding="utf-8")
-    assert 3 == run("in.jsonl", "out.parquet").status
+@pytest.mark.parametrize("first", ["[\n", " " * 2**21], ids=["bad", "longer than is looked at"])
+def test_the_first_line_does_not_change_the_ids(first: str, run: Run, tmp_path: Path) -> None:
+    """The column of the ids is known by the first line that is an object, however late it ends."""
+    (tmp_path / "in.jsonl").write_text(f"{first}{lines(*rows())}", encoding="utf-8")
+    assert run("in.jsonl", "out.parquet").status in {0, 3}
     assert IDS == columns(tmp_path / "out.parquet")["id"]
+
+
+def test_nothing_becomes_an_empty_output(run: Run, tmp_path: Path) -> None:
+    """With the columns of a full one."""
+    (tmp_path / "in.jsonl").touch()
+    for output in ("out.parquet", "out.npy", "out.jsonl"):
+        assert 0 == run("in.jsonl", output, "--chunks").status
+    assert {"id", "chunk", "start", "end", "tokens", "text", "vector"} == set(
+        pq.read_schema(tmp_path / "out.parquet").names
+    )
+    assert (0, 32) == np.load(tmp_path / "out.npy").shape
+    assert b"" == (tmp_path / "out.jsonl").read_bytes()
 
 
 def test_a_long_field_of_a_table_is_a_text(run: Run, tmp_path: Path) -> None:

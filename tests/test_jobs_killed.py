@@ -172,6 +172,7 @@ def test_memory_does_not_grow_with_the_input(static: Path, tmp_path: Path) -> No
     assert late - early < 16 * MIB
 
 
+@pytest.mark.long
 def test_a_full_disk_is_explained_and_costs_no_part(static: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: status 2, and --resume goes on later."""
     write_rows(tmp_path / "in.jsonl", 300)

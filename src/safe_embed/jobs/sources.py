@@ -133,8 +133,12 @@ class JsonLines(_Lines):
 
     def _column_names(self, _head: str) -> Collection[str]:
         """Those of the first object."""
-        objects = (_json_object(line) for line in _head.split("\n") if line.strip())
-        return next((values for values in objects if isinstance(values, dict)), ())
+        lines = self._lines() if self._is_file else iter(_head.split("\n"))
+        objects = (_json_object(line) for line in lines if line)
+        first = next((values for values in objects if isinstance(values, dict)), {})
+        if self._is_file:  # a line may be longer than the head
+            self._file.seek(0)
+        return first
 
     def rows(self) -> Iterator[Row]:
         """Read all rows; the number of a row is that of its line."""
