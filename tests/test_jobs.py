@@ -326,6 +326,21 @@ def test_bad_rows_of_parquet_are_rejected(run: Run, tmp_path: Path) -> None:
     assert [(2, "2", "no_text"), (3, None, "no_id")] == rejects("out.parquet")
 
 
+def test_a_damaged_parquet_file_is_explained(run: Run, tmp_path: Path) -> None:
+    """What was embedded before the damage is kept."""
+    texts = [models.long_text(2, number) for number in range(3000)]
+    table = pa.table({"text": texts})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=1000, use_dictionary=False)
+    data = bytearray((tmp_path / "in.parquet").read_bytes())
+    middle = pq.read_metadata(tmp_path / "in.parquet").row_group(2).column(0).data_page_offset
+    data[middle : middle + 4000] = b"\xff" * 4000
+    (tmp_path / "in.parquet").write_bytes(data)
+    done = run("in.parquet", "out.parquet", "--rows-per-part", "500")
+    assert 2 == done.status
+    assert "in.parquet cannot be read or written" in done.err
+    assert 4 == len(list((tmp_path / "out.parquet.parts").glob("part-*")))
+
+
 def test_bad_files_of_a_folder_are_rejected(run: Run, tmp_path: Path) -> None:
     """A file in another encoding, and a link that leads nowhere, by their names."""
     write_folder(tmp_path / "in")

@@ -27,11 +27,14 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # pyarrow names no reason of the system where a file is damaged.
+        reason = error.strerror or "its content is damaged"
+        reason_ja = error.strerror or "内容が壊れています"
         raise ConfigError(
             both(
-                f"{name} cannot be read or written: {error.strerror}. Check path, permissions and "
+                f"{name} cannot be read or written: {reason}. Check path, permissions and "
                 "free space; finished parts are kept.",
-                f"{name} を読み書きできません（{error.strerror}）。パス、権限、空き容量を確認して"
+                f"{name} を読み書きできません（{reason_ja}）。パス、権限、空き容量を確認して"
                 "ください。終わった分は残っています。",
             )
         ) from error

@@ -48,8 +48,7 @@ class ParquetSource:
         job: What is asked for.
 
     Raises:
-        ConfigError: If it is no Parquet file, or lacks a column of strings.
-        MissingExtraError: If pyarrow is not installed.
+        ConfigError: If it cannot be read.
     """
 
     id_column: str | None = None
@@ -64,7 +63,12 @@ class ParquetSource:
             self._input = job.source.open("rb")
 
     def prepare(self) -> None:
-        """Read the footer."""
+        """Read the footer.
+
+        Raises:
+            ConfigError: If it is no Parquet file, or lacks a column.
+            MissingExtraError: If pyarrow is not installed.
+        """
         pa, job = arrow(), self._job
         with explained(self._name):
             self.identity = file_identity(job.source)
@@ -94,7 +98,11 @@ class ParquetSource:
         names = list(dict.fromkeys(name for name in (columns.text, columns.id) if name is not None))
         self._read = 0
         batches = self._file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
-        for batch in batches:
+        while True:
+            with explained(self._name):
+                batch = next(batches, None)
+            if batch is None:
+                return
             cells = [batch.column(name) for name in names]
             for row in zip(*cells, strict=True):
                 self._read += 1

@@ -103,7 +103,7 @@ def _run(job: Job, source: Source, parts: Checkpoint, report: Report) -> State:
 
 
 def _already_complete(job: Job, parts: Checkpoint, asked: dict[str, Any]) -> State:
-    """Give the counts of a run that was killed when its output was there already, or before."""
+    """Give the counts of a complete output; delete parts that a kill has left beside it."""
     known = read_settings(job.output)
     refuse_other(known, asked)
     parts.remove()
@@ -155,11 +155,11 @@ def _results(
         _refuse_rejected(portion)
     valid = [row for row in portion if row.reason is None]
     results = embedder.results(valid) if valid else []
-    lost = {row.number for row, one in zip(valid, results, strict=True) if one is None}
+    lost = {row.number for row, result in zip(valid, results, strict=True) if result is None}
     done = [row.rejected("encoder") if row.number in lost else row for row in portion]
     if is_strict:
         _refuse_rejected(done)
-    return done, [one for one in results if one is not None]
+    return done, [result for result in results if result is not None]
 
 
 def _refuse_rejected(rows: Sequence[Row]) -> None:
