@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -483,6 +484,28 @@ def test_resuming_with_another_model_is_refused(run: Run, tmp_path: Path) -> Non
     done = run("in.jsonl", "out.parquet", "--resume", model=own)
     assert 2 == done.status
     assert "fingerprint of the model" in done.err
+
+
+def test_resuming_with_another_revision_is_refused(
+    run: Run, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a name on a hub, whose revision is in the metadata, and may change between two runs."""
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--small"
+    (repository / "refs").mkdir(parents=True)
+    for revision in ("1" * 40, "2" * 40):
+        shutil.copytree(saved, repository / "snapshots" / revision)
+    (repository / "refs" / "main").write_text("1" * 40)
+    named = Path("someone/small")
+    unfinished(run, tmp_path / "in.jsonl", model=named)
+    (repository / "refs" / "main").write_text("2" * 40)
+    done = run("in.jsonl", "out.parquet", "--resume", model=named)
+    assert 2 == done.status
+    assert "other settings: revision." in done.err
+    (repository / "refs" / "main").write_text("1" * 40)
+    assert 3 == run("in.jsonl", "out.parquet", "--resume", model=named).status
+    metadata = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"safe_embed"])
+    assert ("someone/small", "1" * 40) == (metadata["model"], metadata["revision"])
 
 
 def test_resuming_with_other_versions_is_refused(run: Run, tmp_path: Path) -> None:
