@@ -157,8 +157,8 @@ def test_a_run_ends_cleanly_when_it_is_asked_to(
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads RssAnon")
 def test_memory_does_not_grow_with_the_input(static: Path, tmp_path: Path) -> None:
-    """From the 20,000th row to the 100,000th RssAnon rises by less than 16 MiB."""
-    write_rows(tmp_path / "in.jsonl", 110_000)
+    """From the 10,000th row to the 50,000th RssAnon rises by less than 16 MiB."""
+    write_rows(tmp_path / "in.jsonl", 55_000)
 
     def reaches(count: int) -> int:
         seams.wait_until(lambda: len(parts(tmp_path)) >= count or process.poll() is not None)
@@ -166,7 +166,7 @@ def test_memory_does_not_grow_with_the_input(static: Path, tmp_path: Path) -> No
         return parse_status(status)["RssAnon"]
 
     with started(tmp_path, static, "out.parquet") as process:
-        early, late = reaches(20), reaches(100)
+        early, late = reaches(10), reaches(50)
         process.communicate()
     assert 3 == process.returncode
     assert late - early < 16 * MIB
