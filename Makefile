@@ -9,7 +9,7 @@ OLDEST_BIN := .venv-oldest/bin
 # tokenizer do not matter: the same on every stack.
 OF_ANY_STACK := admission allocators arrows async_calls begin_and_end boundaries bounds call_queue \
 	chunking cli custom_splitters docs figures graphemes growth hanging hard_limit house inputs japanese \
-	decide doctor habit_arms morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
+	decide doctor habit_arms jobs jobs_killed morphemes outside owners packing policies pooling processes punctuation run_records same_files sampling soak \
 	testing thread_backend users_code watch wire words worker_path wraps
 
 # Much of the tests' time goes into processes that begin, on one core: two at a time.
@@ -22,7 +22,7 @@ EXAMPLES_BIN := .venv-examples/bin
 # How long a soak takes.
 MINUTES ?= 60
 
-.PHONY: help .venv demo test test-long test-oldest examples hard-limit soak check lint docs docs-open docs-check \
+.PHONY: help .venv demo test test-long test-oldest examples interop hard-limit soak check lint docs docs-open docs-check \
 	doctor-matrix bench bench-smoke bench-smoke-speed bench-smoke-memory bench-full figures clean
 
 help: ## list these targets
@@ -72,6 +72,11 @@ test-oldest: .venv-oldest/installed ## the tests that meet a model once more, lo
 examples: export HF_HUB_OFFLINE = 1
 examples: .venv-examples/installed ## real libraries with SafeEncoder: evaluators, LangChain, LanceDB, PostgreSQL …; not in CI
 	$(EXAMPLES_BIN)/pytest examples --override-ini filterwarnings=default --record
+
+interop: export HF_HUB_OFFLINE = 1
+interop: export SAFE_EMBED_KILLS = 50
+interop: .venv ## `safe-embed encode` killed at 50 random moments and resumed; not in CI, which kills 3 times
+	$(BIN)/pytest tests/test_jobs_killed.py -k killed_at_random
 
 hard-limit: export HF_HUB_OFFLINE = 1
 hard-limit: .venv ## calls that lose memory below a real limit, beside 8 busy loops: an hour; a record, too

@@ -73,7 +73,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "pytest_plugin": frozenset({"", "testing", "diagnosis.growth"}),
     "jobs": ALL,
     "integrations": ALL,
-    "cli": ALL | EXAMINED | WATCHED | {"diagnosis"},
+    "cli": ALL | EXAMINED | WATCHED | {"diagnosis", "jobs"},
     "__main__": frozenset({"cli"}),
 }
 
@@ -86,6 +86,7 @@ SOLE_IMPORTERS = {
     "psutil": "memory.sampling",
     "pymannkendall": "diagnosis.growth",
     "scipy": "diagnosis.growth",
+    "pyarrow": "jobs.parquet",
 }
 
 
@@ -202,6 +203,8 @@ def test_the_package_keeps_its_arrows() -> None:
         ),
         ("encoder", "import safe_embed.cli", "encoder -> safe_embed.cli"),
         ("jobs", "import safe_embed.cli", "jobs -> safe_embed.cli"),
+        ("jobs", "import pyarrow.parquet", "jobs -> pyarrow.parquet"),
+        ("encoder", "import safe_embed.jobs", "encoder -> safe_embed.jobs"),
         ("", "from .cli import main", "safe_embed -> safe_embed.cli.main"),
         (
             "diagnosis.growth",

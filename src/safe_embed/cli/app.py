@@ -1,6 +1,6 @@
 """The command ``safe-embed``: ``demo`` answers questions, ``split`` shows where a text is cut.
 
-``doctor`` says why a process grows.
+``doctor`` says why a process grows, ``encode`` embeds files.
 """
 
 from __future__ import annotations
@@ -50,6 +50,54 @@ _FailOn = Annotated[
 _Log = Annotated[
     Path | None, typer.Option(help="Read a log of safe_embed.watch instead.", metavar="FILE")
 ]
+
+_Input = Annotated[
+    Path,
+    typer.Argument(
+        help="JSONL, CSV, TSV or Parquet file; folder of .txt and .md; - for standard input.",
+        metavar="IN",
+    ),
+]
+_Output = Annotated[
+    Path, typer.Argument(help="File to write: .parquet, .jsonl or .npy.", metavar="OUT")
+]
+_Format = Annotated[
+    Literal["jsonl", "csv", "tsv", "parquet", "folder"] | None,
+    typer.Option(help="Format of IN; by its name if not given, of standard input jsonl."),
+]
+_Text = Annotated[str, typer.Option(help="Column of the texts.", metavar="COLUMN")]
+_Id = Annotated[
+    str | None,
+    typer.Option(help="Column of the ids; id if it is there, else row numbers.", metavar="COLUMN"),
+]
+_Encoding = Annotated[
+    Literal["utf-8", "cp932", "euc-jp"], typer.Option(help="Encoding of IN; never guessed.")
+]
+_Task = Annotated[
+    Literal["document", "query", "none"], typer.Option(help="Whose prompt the texts get.")
+]
+_Chunks = Annotated[bool, typer.Option("--chunks", help="A row a chunk, with span and text.")]
+_Tokens = Annotated[int | None, typer.Option(help="Tokens of a chunk at most.")]
+_Calibration = Annotated[
+    Path | None, typer.Option(help="Of Calibration.save, to pack chunks.", metavar="FILE")
+]
+_Bits = Annotated[int, typer.Option(help="Of a dimension: 1 or 8 with --calibration.")]
+_Normalize = Annotated[bool, typer.Option("--normalize", help="Scale vectors to length 1.")]
+_Dtype = Annotated[
+    Literal["auto"] | None, typer.Option(help="auto: bfloat16 where it is faster and as good.")
+]
+_Splitter = Annotated[
+    Literal["punctuation", "morphemes"], typer.Option(help="Where a text may be cut.")
+]
+_Pooling = Annotated[
+    Literal["mean", "token_weighted", "max"], typer.Option(help="Of the chunks of a long text.")
+]
+_Isolation = Annotated[
+    Literal["none", "process"], typer.Option(help="process: the model in a process of its own.")
+]
+_Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run was broken off.")]
+_Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
+_PartRows = Annotated[int, typer.Option(help="Rows that are saved at a time.")]
 
 app = typer.Typer(
     help="Embed Japanese text safely. / 日本語の文章を安全に埋め込みます。",
@@ -188,6 +236,41 @@ def doctor(
             )
     if grows and fail_on == "growth":
         raise typer.Exit(1)
+
+
+@app.command()
+def encode(
+    source: _Input,
+    output: _Output,
+    model: _Model = "offline",
+    input_format: _Format = None,
+    text: _Text = "text",
+    id: _Id = None,  # noqa: A002 the name of the option
+    encoding: _Encoding = "utf-8",
+    task: _Task = "document",
+    max_chunk_tokens: _Tokens = None,
+    calibration: _Calibration = None,
+    bits: _Bits = 32,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    splitter: _Splitter = "punctuation",
+    pooling: _Pooling = "mean",
+    isolation: _Isolation = "none",
+    rows_per_part: _PartRows = 1000,
+    *,
+    chunks: _Chunks = False,
+    normalize: _Normalize = False,
+    resume: _Resume = False,
+    strict: _Strict = False,
+) -> None:
+    """Embed a file into a file, resumable / ファイルを埋め込みます（再開できます）."""
+    given = locals()
+    with _explained():
+        from safe_embed.cli import encode as room
+        from safe_embed.jobs.job import Job
+
+        status = room.encode(Job(**given))
+    raise typer.Exit(status)
 
 
 class _Console(Console):

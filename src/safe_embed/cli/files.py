@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_embed.errors import InvalidTextError, both
+from safe_embed.jobs.encodings import likely_encoding
 
 # Control characters (U+009B too starts a terminal command), line separators, characters that change
 # the direction of text, and lone surrogates, which no encoding can write.
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BYTE_ORDER_MARKS = (
-    *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
-    *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def read_text(path: Path | None, index: int | None = None) -> str:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         position = len(data) - len(body) + error.start
-        command = f"iconv -f {_guess_encoding(data)} -t UTF-8"
+        command = f"iconv -f {likely_encoding(data)} -t UTF-8"
         msg = both(
             f"{name} is not UTF-8 (byte {position}). Convert it: {command}.",
             f"{name_ja}は UTF-8 ではありません（{position} バイト目）。{command} などで変換して"
@@ -91,18 +88,6 @@ def _read_bytes(path: Path | None) -> bytes:
     if sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
     return sys.stdin.buffer.read()
-
-
-def _guess_encoding(data: bytes) -> str:
-    """Return the likely encoding of a text that is not UTF-8, by its name in iconv."""
-    for mark, name in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return name
-    try:
-        data.decode("euc_jp")
-    except UnicodeDecodeError:  # as Shift_JIS nearly always does
-        return "CP932"
-    return "EUC-JP"
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
