@@ -115,7 +115,7 @@ docs-check: .venv ## look at every page of it in a headless Chromium, wide and n
 	touch $@
 
 doctor-matrix: export HF_HUB_OFFLINE = 1
-doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and clean processes: an hour; ARGS=--smoke for four cases
+doctor-matrix: .venv/bench-installed ## what the doctor calls planted causes and clean processes: an hour; ARGS=--smoke for six cases
 	$(BIN)/python benchmarks/doctor_matrix.py $(ARGS)
 
 # In two halves side by side: most of it is imports and loads, on one core.
