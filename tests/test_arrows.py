@@ -160,7 +160,7 @@ def violations(modules: dict[str, str]) -> list[str]:
 
 PLANTED = (
     *("text.a", "text.b", "text.morphemes", "memory.a", "upstream.a", "offline.a", "inference.a"),
-    *("supervision.a", "backends.a", "backends.process.b"),
+    *("supervision.a", "backends.a", "backends.process.b", "integrations.a"),
 )
 
 
@@ -201,6 +201,8 @@ def test_the_package_keeps_its_arrows() -> None:
         ),
         ("encoder", "import safe_embed.cli", "encoder -> safe_embed.cli"),
         ("jobs", "import safe_embed.cli", "jobs -> safe_embed.cli"),
+        ("encoder", "import safe_embed.integrations", "encoder -> safe_embed.integrations"),
+        ("integrations.a", "import safe_embed.jobs", "integrations.a -> safe_embed.jobs"),
         ("", "from .cli import main", "safe_embed -> safe_embed.cli.main"),
         (
             "diagnosis.growth",
