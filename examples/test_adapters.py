@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 import models
+import pages
 from conftest import check_same, check_tells_apart
 from safe_embed import SafeEncoder
 from safe_embed.errors import ConfigError
@@ -188,6 +191,7 @@ def test_llama_index_is_made_again(folder: str, texts: list[str], documents: Any
 def test_llama_index_node_parser(encoder: SafeEncoder) -> None:
     """Nodes join to the text and know their exact places, in a text with repetitions as well."""
     from llama_index.core import Document, VectorStoreIndex
+    from llama_index.core.schema import MetadataMode
 
     text = models.long_text(4) * 6
     parser = llama_index.SafeNodeParser(encoder)
@@ -200,9 +204,12 @@ def test_llama_index_node_parser(encoder: SafeEncoder) -> None:
     assert (0, "a") == (ours[0].start_char_idx, ours[-1].metadata["source"])
     assert ours[1].node_id == ours[0].next_node.node_id
     assert ("雨。", 0, 2) == (other.text, other.start_char_idx, other.end_char_idx)
-    embedding = llama_index.SafeEmbedding(encoder)
-    index = VectorStoreIndex(nodes, embed_model=embedding)
-    assert "雨。" == index.as_retriever(similarity_top_k=1).retrieve("雨。")[0].text
+    index = VectorStoreIndex(nodes, embed_model=llama_index.SafeEmbedding(encoder))
+    [hit] = index.as_retriever(similarity_top_k=1).retrieve("雨。")
+    read = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+    similar = encoder.similarity(encoder.encode_query("雨。"), encoder.encode_document(read))[0]
+    assert nodes[int(similar.argmax())].node_id == hit.node.node_id
+    assert float(similar.max()) == pytest.approx(hit.score, abs=1e-5)
 
 
 # Vector stores
@@ -317,15 +324,13 @@ def test_haystack_is_made_again(folder: str, encoder: SafeEncoder, texts: list[s
 # Evaluation, topics, chunkers
 
 
-def test_mteb(model: Any, encoder: SafeEncoder, texts: list[str]) -> None:
-    """mteb.evaluate takes it; a task of local data has the score of SafeEncoder's vectors."""
-    from mteb import evaluate
+def local_task(rows: dict[str, list[Any]], folder: Path) -> Any:
+    """A task of mteb's whose data is a file."""
     from mteb.abstasks.sts import AbsTaskSTS
     from mteb.abstasks.task_metadata import TaskMetadata
-    from scipy.stats import spearmanr
 
-    scores = [4.0, 1.0, 3.0, 0.0, 2.0]
-    rows = {"sentence1": texts, "sentence2": texts[1:] + texts[:1], "score": scores}
+    file = folder / "pairs.parquet"
+    Dataset.from_dict(rows).to_parquet(str(file))
 
     class Local(AbsTaskSTS):  # type: ignore[misc]
         metadata = TaskMetadata(
@@ -341,11 +346,22 @@ def test_mteb(model: Any, encoder: SafeEncoder, texts: list[str]) -> None:
         min_score, max_score = 0, 5
 
         def load_data(self, *_: Any, **__: Any) -> None:
-            self.dataset = {"test": Dataset.from_dict(rows)}
+            """Read the file."""
+            self.dataset = {"test": Dataset.from_parquet(str(file), cache_dir=str(folder))}
             self.data_loaded = True
 
+    return Local()
+
+
+def test_mteb(model: Any, encoder: SafeEncoder, texts: list[str], tmp_path: Path) -> None:
+    """mteb.evaluate takes it; a task of local data has the score of SafeEncoder's vectors."""
+    from mteb import evaluate
+    from scipy.stats import spearmanr
+
+    scores = [4.0, 1.0, 3.0, 0.0, 2.0]
+    rows = {"sentence1": texts, "sentence2": texts[1:] + texts[:1], "score": scores}
     made = mteb.SafeMtebEncoder(model)
-    result = evaluate(made, Local(), cache=None)
+    result = evaluate(made, local_task(rows, tmp_path), cache=None)
     [score] = result.task_results[0].scores["test"]
     one, other = (encoder.encode(rows[name]) for name in ("sentence1", "sentence2"))
     similar = encoder.similarity_pairwise(one, other)
@@ -370,16 +386,21 @@ def test_mteb_asks_with_the_prompts(
     check_same(query, made.encode(loader, **given, prompt_type=PromptType.query)[0])
 
 
-def test_bertopic(model: Any, encoder: SafeEncoder) -> None:
-    """Topics of SafeEncoder's vectors."""
-    from bertopic import BERTopic
+def topic_parts() -> dict[str, Any]:
+    """Parts of a topic model that are quick, and the same each time."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
+    return {"umap_model": PCA(5, random_state=0), "hdbscan_model": KMeans(3, random_state=0)}
+
+
+def test_bertopic(model: Any, encoder: SafeEncoder) -> None:
+    """Topics of SafeEncoder's vectors."""
+    from bertopic import BERTopic
+
     documents = [models.long_text(1, start=at) for at in range(40)]
     with closing(SafeBackend(model, prompt_name="document")) as backend:
-        parts = {"umap_model": PCA(5, random_state=0), "hdbscan_model": KMeans(3, random_state=0)}
-        topics = BERTopic(embedding_model=backend, **parts)
+        topics = BERTopic(embedding_model=backend, **topic_parts())
         found, _ = topics.fit_transform(documents)
         assert len(documents) == len(found)
         assert backend is topics.embedding_model
@@ -412,3 +433,56 @@ def test_chonkie(model: Any, texts: list[str], documents: Any) -> None:
         text = "".join(texts)
         chunks = SemanticChunker(embeddings, chunk_size=40)(text)
         assert text == "".join(chunk.text for chunk in chunks)
+
+
+# The page
+
+
+PAGE = pages.DOCS / "frameworks.md"
+PROGRAMS = {
+    re.search(r"integrations\.(\w+)|import (pandas)|from (datasets)", code).group(): code  # type: ignore[union-attr]
+    for code in pages.fences(PAGE, "python")
+}
+
+
+@pytest.fixture(scope="module")
+def ruri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model with the prompts of the model that the page names."""
+    path = tmp_path_factory.mktemp("ruri")
+    models.small(prompts=models.RURI_PROMPTS).save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs_of_the_page(
+    name: str, ruri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a script that runs as it stands, but for the model, and has at most 30 lines."""
+    code = PROGRAMS[name].replace("cl-nagoya/ruri-v3-30m", ruri)
+    code = code.replace("max_chunk_tokens=512", "max_chunk_tokens=48")
+    assert len(code.splitlines()) <= 30
+    monkeypatch.chdir(tmp_path)
+    documents = [models.long_text(1 if at else 8, start=at) for at in range(40)]
+    given = {"documents": documents}
+    if name == "integrations.mteb":
+        import mteb as library
+
+        rows = {"sentence1": documents, "sentence2": documents[::-1], "score": list(range(40))}
+        monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(library, "get_task", lambda _: local_task(rows, tmp_path))
+    if name == "integrations.bertopic":  # its own parts are compiled for minutes
+        import bertopic
+
+        monkeypatch.setattr(bertopic, "BERTopic", partial(bertopic.BERTopic, **topic_parts()))
+    exec(compile(code, name, "exec", dont_inherit=True), given)  # noqa: S102 the page of this repository
+    with SafeEncoder(ruri, device="cpu") as encoder:
+        expected = encoder.encode_document(documents)
+    if name == "import pandas":
+        check_same(expected, np.stack(given["frame"]["vector"]))  # type: ignore[call-overload]
+    if name == "from datasets":
+        check_same(expected, given["dataset"]["vector"])  # type: ignore[call-overload]
+
+
+def test_the_japanese_page_has_the_same_programs() -> None:
+    """Only the words around them differ."""
+    assert pages.fences(PAGE, "python") == pages.fences(pages.DOCS / "ja" / PAGE.name, "python")
