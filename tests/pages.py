@@ -22,8 +22,8 @@ GIVEN = """from safe_embed import SafeEncoder
 documents = ["短い文です。", "長い文書です。" * 120]
 """
 # Pages whose programs need libraries that only `make examples` installs: run by
-# examples/test_stores.py, in either language.
-IN_EXAMPLES = {"long_documents", "recipes/stores"}
+# examples/test_stores.py and examples/test_adapters.py.
+IN_EXAMPLES = {"frameworks", "long_documents", "recipes/stores"}
 
 
 def fences(page: Path, language: str) -> list[str]:

@@ -162,7 +162,7 @@ def violations(modules: dict[str, str]) -> list[str]:
 
 PLANTED = (
     *("text.a", "text.b", "text.morphemes", "memory.a", "upstream.a", "offline.a", "inference.a"),
-    *("supervision.a", "backends.a", "backends.process.b"),
+    *("supervision.a", "backends.a", "backends.process.b", "integrations.a"),
 )
 
 
@@ -205,6 +205,8 @@ def test_the_package_keeps_its_arrows() -> None:
         ("jobs", "import safe_embed.cli", "jobs -> safe_embed.cli"),
         ("jobs", "import pyarrow.parquet", "jobs -> pyarrow.parquet"),
         ("encoder", "import safe_embed.jobs", "encoder -> safe_embed.jobs"),
+        ("encoder", "import safe_embed.integrations", "encoder -> safe_embed.integrations"),
+        ("integrations.a", "import safe_embed.jobs", "integrations.a -> safe_embed.jobs"),
         ("", "from .cli import main", "safe_embed -> safe_embed.cli.main"),
         (
             "diagnosis.growth",

@@ -167,7 +167,7 @@ def test_each_recipe_stands_in_both_languages() -> None:
     """Start, Why and Recipes are complete in English and in Japanese."""
     pages = {name(page) for page in PAGES}
     wanted = {"index", "start", "truncation", "splitting", "growth", "doctor", "incident"}
-    wanted |= {"ranking", "habits", "long_documents", "encode_files"}
+    wanted |= {"ranking", "habits", "long_documents", "encode_files", "frameworks"}
     wanted |= {page for page in pages if page.startswith("recipes/")}
     assert set() == {page for page in wanted if f"ja/{page}" not in pages}
     assert set() == {page for page in wanted if page not in pages}
