@@ -23,6 +23,7 @@ ROOMS = (
         "copying.py",
         "encoder.py",
         "encoder_options.py",
+        "integrations",
         "search",
     ),
     *("encoding.py", "options.py", "placement.py", "streaming.py", "waiting.py", "vectors.py"),

@@ -44,9 +44,9 @@ class SafeEncoder(ChunkCalls, DropIn, Copying):
     embedded and averaged; no character is lost.
 
     It is no ``SentenceTransformer`` by type. **BERTopic and KeyBERT load a model of their own,
-    without a word, when they are given an encoder as it is**: give them a backend that calls
-    :meth:`encode`, or vectors. docs/reference/differences.md lists libraries, and all names of
-    upstream's.
+    without a word, when they are given an encoder as it is**: give them the backend of
+    ``safe_embed.integrations``, or vectors. docs/frameworks.md has the adapters,
+    docs/reference/differences.md other libraries and all names of upstream's.
 
     Args:
         model: A hub name such as ``"cl-nagoya/ruri-v3-30m"``, a folder, ``"offline"`` (the model of
