@@ -111,11 +111,12 @@ def test_titles_that_cannot_work(encoder: SafeEncoder, titles: Any, match: str) 
     assert 0 == encoder.stats.tokens
 
 
-@pytest.mark.parametrize("title", ["長い題名" * 30, "長" * 100_000], ids=len)
-def test_a_title_that_leaves_no_room(encoder: SafeEncoder, title: str) -> None:
+@pytest.mark.parametrize("title", [models.long_text(20), "長" * 100_000], ids=len)
+@pytest.mark.parametrize("text", ["雪です。", STRETCHED], ids=len)
+def test_a_title_that_leaves_no_room(encoder: SafeEncoder, text: str, title: str) -> None:
     """Of the last text: refused before those before it are embedded."""
     with pytest.raises(ConfigError, match="shorter prompt or title") as caught:
-        encoder.encode_chunks(["雨です。", "雪です。"], titles=["", title])
+        encoder.encode_chunks(["雨です。", text], titles=["", title])
     assert title[:4] not in str(caught.value)
     assert 0 == encoder.stats.tokens
 

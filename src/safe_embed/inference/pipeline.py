@@ -213,19 +213,20 @@ class Pipeline:
         if self.settings.on_long != "truncate":  # as upstream, which cuts prompts too
             for prompt in by_prompt:
                 check_prompt_length(prompt, budget)
-        tasks: list[Task] = []
-        for prompt, whole in by_prompt.items():
-            numbers = iter(whole)
-            tasks += [
-                ChunkTexts(
-                    [(request.first_index + next(numbers), text) for text in portion],
-                    *(prompt, budget, want_spans),
-                )
-                for portion in portions([request.texts[first] for first in whole], _TURN_CHARS)
-            ]
-        inputs = yield Wave(tasks)
+        tasks = [
+            task
+            for prompt, whole in by_prompt.items()
+            for task in _chunk_tasks(request, prompt, whole, budget, want_spans=want_spans)
+        ]
+        # Titles of texts that are cut later: one that leaves no room is refused now.
+        checks = [
+            ChunkTexts([(request.first_index, "")], prompt, budget, want_spans=False)
+            for prompt, whole in by_prompt.items()
+            if not whole and prompt != request.prompt
+        ]
+        inputs = yield Wave([*tasks, *checks])
         order = chain.from_iterable(by_prompt.values())
-        cut = dict(zip(order, chain.from_iterable(inputs), strict=True))
+        cut = dict(zip(order, chain.from_iterable(inputs[: len(tasks)]), strict=True))
         return [cut.get(firsts[place], STRETCHED) for place in places]
 
     def _whole_chars(self, request: Request, budget: int) -> int:
@@ -280,6 +281,16 @@ class Pipeline:
         return ChunkedText(
             plan.spans, plan.token_counts, vectors, plan.is_long, pooled, plan.cut_clusters
         )
+
+
+def _chunk_tasks(
+    request: Request, prompt: str, whole: Sequence[int], budget: int, *, want_spans: bool
+) -> Iterator[Task]:
+    """Make the tasks that cut texts with a prompt in front, a portion of them each."""
+    numbers = iter(whole)
+    for portion in portions([request.texts[place] for place in whole], _TURN_CHARS):
+        items = [(request.first_index + next(numbers), text) for text in portion]
+        yield ChunkTexts(items, prompt, budget, want_spans)
 
 
 def _what_is_read(request: Request) -> Iterable[Hashable]:
