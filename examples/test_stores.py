@@ -44,7 +44,8 @@ Search = Callable[[str, int, int], list[Any]]
 
 def manual_with_passages() -> list[str]:
     """Pages of the manual, with passages about something else in the middle of three of them."""
-    files = sorted(manual_folder().glob("*.md"))
+    # The page on ranking asks about a library, too.
+    files = [file for file in sorted(manual_folder().glob("*.md")) if file.stem != "ranking"]
     texts = [file.read_text(encoding="utf-8")[:3000] for file in files]
     for place, passage in enumerate(PASSAGES):
         middle = texts[place].find("\n", len(texts[place]) // 2)
@@ -169,7 +170,8 @@ def page(long_documents: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 @pytest.mark.parametrize("name", sorted(pages.IN_EXAMPLES))
 def test_the_japanese_page_has_the_same_program(name: str) -> None:
     """Running the English page proves both."""
-    assert {pages.name(page) for page in (STORES, LONG_DOCUMENTS)} == pages.IN_EXAMPLES
+    others = {"frameworks"}  # examples/test_adapters.py
+    assert {pages.name(page) for page in (STORES, LONG_DOCUMENTS)} | others == pages.IN_EXAMPLES
     assert pages.is_copy(pages.DOCS / "ja" / f"{name}.md")
 
 
