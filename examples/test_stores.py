@@ -44,9 +44,10 @@ Search = Callable[[str, int, int], list[Any]]
 
 def manual_with_passages() -> list[str]:
     """Pages of the manual, with passages about something else in the middle of three of them."""
-    # The page on ranking asks about a library, too.
-    files = [file for file in sorted(manual_folder().glob("*.md")) if file.stem != "ranking"]
-    texts = [file.read_text(encoding="utf-8")[:3000] for file in files]
+    files = sorted(manual_folder().glob("*.md"))
+    pages_of_manual = [file.read_text(encoding="utf-8") for file in files]
+    # Some pages ask about a library in their examples, too.
+    texts = [text[:3000] for text in pages_of_manual if "図書館" not in text]
     for place, passage in enumerate(PASSAGES):
         middle = texts[place].find("\n", len(texts[place]) // 2)
         texts[place] = f"{texts[place][:middle]}\n\n{passage}\n\n{texts[place][middle:]}"
