@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -469,38 +468,32 @@ def test_an_old_sample_is_not_given_again() -> None:
 
 
 def test_a_costly_figure_is_read_seldom() -> None:
-    """What costs 2 s of processor time is not read again for long; fresh reads it anew."""
-    reads, cost = iter(range(1, 100)), iter(range(0, 100, 2))
-    seldom = sampling._Seldom(lambda: next(reads), 0, lambda: float(next(cost)))
-    assert [1, 1, 1] == [seldom.get(fresh=False) for _ in range(3)]
-    assert 2 == seldom.get(fresh=True)
+    """What costs 2 s of processor time is read again after 2,000 s; fresh reads it anew."""
+    now, spent, reads = [100.0], iter(range(0, 100, 2)), iter(range(1, 100))
+    seldom = sampling._Seldom(lambda: next(reads), 0, lambda: now[0], lambda: float(next(spent)))
+    assert 1 == seldom.get(fresh=False)
+    now[0] += 1_999
+    assert 1 == seldom.get(fresh=False)
+    now[0] += 1
     assert 2 == seldom.get(fresh=False)
+    assert 3 == seldom.get(fresh=True)
+    assert 3 == seldom.get(fresh=False)
 
 
 def test_time_that_others_had_the_processor_costs_nothing() -> None:
-    """A limit is read as often on a busy machine, where each reading waits for the processor."""
-    reads: list[int] = []
+    """A limit is read as often on a busy machine, where a reading waits 300 s for the processor."""
+    now, reads = [100.0], iter(range(1, 100))
 
     def read() -> int:
-        time.sleep(0.3)
-        reads.append(len(reads))
-        return len(reads)
+        now[0] += 300
+        return next(reads)
 
-    seldom = sampling._Seldom(read, 0)
-    seldom.get(fresh=False)
-    deadline = time.monotonic() + 100  # 1,000 times 0.3 s are 300
-    while len(reads) < 2 and time.monotonic() < deadline:
-        seldom.get(fresh=False)
-    assert 2 == len(reads)
-
-
-def test_a_cheap_figure_is_read_after_its_time() -> None:
-    """After costly_seconds, here none, a figure that costs nothing is read again."""
-    counts = iter(range(1, 100))
-    seldom = sampling._Seldom(lambda: next(counts), 0)
-    first = seldom.get(fresh=False)
-    time.sleep(0.05)
-    assert first + 1 == seldom.get(fresh=False)
+    seldom = sampling._Seldom(read, 1, lambda: now[0])
+    assert 1 == seldom.get(fresh=False)
+    now[0] += 0.5
+    assert 1 == seldom.get(fresh=False)
+    now[0] += 0.5
+    assert 2 == seldom.get(fresh=False)
 
 
 @pytest.mark.parametrize("arguments", [{"min_seconds": -1}, {"costly_seconds": -0.1}])

@@ -93,7 +93,7 @@ class Worker:
             result = response(request.id, self._result(request))
         except Fault as fault:
             result = refusal(Fault(fault.code, str(fault), request.id))
-        except Exception as error:  # noqa: BLE001 whatever it is, the caller is told, and others go on
+        except Exception as error:  # noqa: BLE001 one failed request must not end the worker
             # The errors of safe_embed never quote a text; of others only the kind is passed on.
             message = str(error) if isinstance(error, SafeEmbedError) else type(error).__name__
             result = refusal(Fault(FAILED, message, request.id))

@@ -30,11 +30,11 @@ def check_prompt_length(prompt: str, budget_tokens: int) -> None:
     if len(prompt) > MAX_CHARS_PER_TOKEN * budget_tokens:
         msg = both(
             f"The prompt has {len(prompt)} characters, too many for the {budget_tokens} tokens "
-            "that a chunk may have. Use a shorter prompt or title, or a larger "
-            "max_chunk_tokens.",
-            f"プロンプトが {len(prompt)} 字あり、チャンクの {budget_tokens} トークンに"
-            "収まりません。プロンプトやタイトルを短くするか、max_chunk_tokens を大きくして"
-            "ください。",
+            "that a chunk may have; a title counts as a part of the prompt. Use a shorter prompt "
+            "or title, or a larger max_chunk_tokens.",
+            f"プロンプト（タイトルがあれば、それも含む）が {len(prompt)} 字あり、チャンクの "
+            f"{budget_tokens} トークンに収まりません。プロンプトやタイトルを短くするか、"
+            "max_chunk_tokens を大きくしてください。",
         )
         raise ConfigError(msg)
 

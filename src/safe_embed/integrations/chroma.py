@@ -78,7 +78,7 @@ class SafeEmbeddingFunction(EmbeddingFunction[Documents]):
         """
         return list(self._encoder.vectors(input, "document").astype(np.float32))
 
-    def embed_query(self, input: Documents) -> Any:  # noqa: A002 likewise
+    def embed_query(self, input: Documents) -> Any:  # noqa: A002 Chroma passes it by this name
         """Embed queries.
 
         Args:

@@ -275,7 +275,7 @@ def shared(
     Args:
         model: As for :class:`HeldEncoder`.
         encoder_options: As for :class:`HeldEncoder`; JSON must be able to hold them.
-        encode_options: As for :class:`HeldEncoder`; likewise.
+        encode_options: As for :class:`HeldEncoder`; JSON must be able to hold them.
 
     Returns:
         A held encoder; one of its own for a model that was passed in.

@@ -56,7 +56,7 @@ class SafeMtebEncoder(AbsEncoder):
         *,
         task_metadata: Any,
         hf_split: str,  # noqa: ARG002 the signature is mteb's
-        hf_subset: str,  # noqa: ARG002 likewise
+        hf_subset: str,  # noqa: ARG002 the signature is mteb's
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> Vectors:

@@ -208,9 +208,11 @@ class _Seldom(Generic[T]):
         self,
         read: Callable[[], T],
         min_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
         cost: Callable[[], float] = time.thread_time,
     ) -> None:
         self._read = read
+        self._clock = clock
         self._min_seconds = min_seconds
         self._cost = cost
         self._due = 0.0
@@ -218,11 +220,11 @@ class _Seldom(Generic[T]):
 
     def get(self, *, fresh: bool) -> T:
         """Return the value; read it again if the cached one is too old, or if *fresh*."""
-        if fresh or time.monotonic() >= self._due:
+        if fresh or self._clock() >= self._due:
             before = self._cost()
             self._last = self._read()
             cost = self._cost() - before
-            self._due = time.monotonic() + max(self._min_seconds, cost * _COSTLY_SHARE)
+            self._due = self._clock() + max(self._min_seconds, cost * _COSTLY_SHARE)
         return self._last
 
 

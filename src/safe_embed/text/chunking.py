@@ -153,9 +153,11 @@ def _room(reader: Reader, budget: int) -> int:
         taken = reader.overhead_tokens
         msg = both(
             f"The prompt and the special tokens take {taken} of the {budget} tokens that a "
-            "chunk may have. Use a shorter prompt or title, or a larger max_chunk_tokens.",
-            f"プロンプトと特殊トークンだけで、チャンクの {budget} トークンのうち {taken} を"
-            "使います。プロンプトやタイトルを短くするか、max_chunk_tokens を大きくしてください。",
+            "chunk may have; a title counts as a part of the prompt. Use a shorter prompt or "
+            "title, or a larger max_chunk_tokens.",
+            f"プロンプト（タイトルがあれば、それも含む）と特殊トークンだけで、チャンクの {budget} "
+            f"トークンのうち {taken} を使います。プロンプトやタイトルを短くするか、"
+            "max_chunk_tokens を大きくしてください。",
         )
         raise ConfigError(msg)
     return room

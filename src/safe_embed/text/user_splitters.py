@@ -202,9 +202,11 @@ def _overlap_error(name: str, name_ja: str, number: int) -> ConfigError:
     return ConfigError(
         both(
             f"{name} gave a piece (number {number}) that overlaps the one before it. Here each "
-            "character is in exactly one chunk: set the splitter's overlap to 0 (chunk_overlap=0).",
+            "character is in exactly one chunk: set the splitter's overlap to 0 (chunk_overlap=0). "
+            "What overlap does to search is measured: docs/habits.md.",
             f"{name_ja} が返した {number} 番が、前の断片と重なっています。safe_embed では、どの"
-            "文字も一つのチャンクにだけ入ります。重なりを 0 にしてください（chunk_overlap=0）。",
+            "文字も一つのチャンクにだけ入ります。重なりを 0 にしてください（chunk_overlap=0）。"
+            "検索への効果は docs/ja/habits.md にあります。",
         )
     )
 
