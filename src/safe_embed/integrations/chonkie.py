@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safe_embed.errors import MissingExtraError
+from safe_embed.integrations.adapter import Adapter
 from safe_embed.integrations.held_encoder import HeldEncoder, Vectors
 
 try:
@@ -18,7 +19,7 @@ except ModuleNotFoundError as error:
 __all__ = ["SafeEmbeddings"]
 
 
-class SafeEmbeddings(BaseEmbeddings):
+class SafeEmbeddings(Adapter, BaseEmbeddings):
     """Embeds texts by ``encode_document``.
 
     Args:
@@ -99,10 +100,6 @@ class SafeEmbeddings(BaseEmbeddings):
             A copy of the model's.
         """
         return self._tokenizer
-
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
 
     def __repr__(self) -> str:
         return f"SafeEmbeddings({self._held.encoder!r})"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from safe_embed.errors import MissingExtraError
+from safe_embed.integrations.adapter import Adapter
 from safe_embed.integrations.held_encoder import HeldEncoder
 
 try:
@@ -19,8 +20,41 @@ except ModuleNotFoundError as error:
 __all__ = ["SafeDocumentEmbedder", "SafeTextEmbedder"]
 
 
+class _Embedder(Adapter):
+    """What both components have. ``@component`` makes a class anew: no ``super()`` in either."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings; they name no model if a ready SafeEncoder was passed.
+
+        Returns:
+            What :meth:`from_dict` takes.
+        """
+        settings: dict[str, Any] = default_to_dict(self, **self._settings())
+        return settings
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Make the component from its settings.
+
+        Args:
+            data: What :meth:`to_dict` gave.
+
+        Returns:
+            The component.
+        """
+        made: Self = default_from_dict(cls, data)
+        return made
+
+    def warm_up(self) -> None:
+        """Open the encoder; the first run does it as well."""
+        _ = self._held.encoder
+
+    def _settings(self) -> dict[str, Any]:
+        return self._held.settings()
+
+
 @component
-class SafeTextEmbedder:
+class SafeTextEmbedder(_Embedder):
     """Embeds a query by ``encode_query``.
 
     Args:
@@ -41,32 +75,6 @@ class SafeTextEmbedder:
         encode_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._held = HeldEncoder(model, encoder_options, encode_options)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the settings; they name no model if a ready SafeEncoder was passed.
-
-        Returns:
-            What :meth:`from_dict` takes.
-        """
-        settings: dict[str, Any] = default_to_dict(self, **self._held.settings())
-        return settings
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Make the component from its settings.
-
-        Args:
-            data: What :meth:`to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        made: Self = default_from_dict(cls, data)
-        return made
-
-    def warm_up(self) -> None:
-        """Open the encoder; the first run does it as well."""
-        _ = self._held.encoder
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
@@ -92,13 +100,9 @@ class SafeTextEmbedder:
         """
         return {"embedding": await self._held.aquery(text)}
 
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
-
 
 @component
-class SafeDocumentEmbedder:
+class SafeDocumentEmbedder(_Embedder):
     """Embeds the contents of documents by ``encode_document``.
 
     Args:
@@ -126,36 +130,12 @@ class SafeDocumentEmbedder:
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the settings; they name no model if a ready SafeEncoder was passed.
-
-        Returns:
-            What :meth:`from_dict` takes.
-        """
-        settings: dict[str, Any] = default_to_dict(
-            self,
-            **self._held.settings(),
-            meta_fields_to_embed=self.meta_fields_to_embed,
-            embedding_separator=self.embedding_separator,
-        )
-        return settings
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Make the component from its settings.
-
-        Args:
-            data: What :meth:`to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        made: Self = default_from_dict(cls, data)
-        return made
-
-    def warm_up(self) -> None:
-        """Open the encoder; the first run does it as well."""
-        _ = self._held.encoder
+    def _settings(self) -> dict[str, Any]:
+        own = {
+            "meta_fields_to_embed": self.meta_fields_to_embed,
+            "embedding_separator": self.embedding_separator,
+        }
+        return {**self._held.settings(), **own}
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -188,10 +168,6 @@ class SafeDocumentEmbedder:
             known = [str(field) for field in fields if field is not None]
             texts.append(self.embedding_separator.join([*known, document.content or ""]))
         return texts
-
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
 
 
 def _with_vectors(documents: list[Document], vectors: list[list[float]]) -> dict[str, Any]:

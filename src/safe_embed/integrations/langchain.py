@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from safe_embed.errors import MissingExtraError
+from safe_embed.integrations.adapter import Adapter
 from safe_embed.integrations.held_encoder import HeldEncoder
 
 try:
@@ -22,7 +23,7 @@ except ModuleNotFoundError as error:
 __all__ = ["SafeEmbeddings", "SafeTextSplitter"]
 
 
-class SafeEmbeddings(BaseModel, Embeddings):
+class SafeEmbeddings(Adapter, BaseModel, Embeddings):
     """Embeds with a SafeEncoder: documents by ``encode_document``, queries by ``encode_query``.
 
     ``SafeEmbeddings(**embeddings.model_dump())`` makes it again, unless a ready encoder was passed.
@@ -100,18 +101,8 @@ class SafeEmbeddings(BaseModel, Embeddings):
         """
         return await self._held.aquery(text)
 
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SafeTextSplitter(TextSplitter):
+class SafeTextSplitter(Adapter, TextSplitter):
     """Splits texts into the chunks that the encoder reads whole, and loses no character.
 
     ``"".join(splitter.split_text(text)) == text``. A chunk has at most the encoder's
@@ -169,7 +160,3 @@ class SafeTextSplitter(TextSplitter):
             for text, metadata, spans in zip(texts, given, self._held.spans(texts), strict=True)
             for start, end in spans
         ]
-
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()

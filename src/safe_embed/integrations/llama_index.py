@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from safe_embed.errors import MissingExtraError
+from safe_embed.integrations.adapter import Adapter
 from safe_embed.integrations.held_encoder import HeldEncoder
 
 try:
@@ -22,7 +23,7 @@ except ModuleNotFoundError as error:
 __all__ = ["SafeEmbedding", "SafeNodeParser"]
 
 
-class SafeEmbedding(BaseEmbedding):
+class SafeEmbedding(Adapter, BaseEmbedding):
     """Embeds with a SafeEncoder: texts by ``encode_document``, queries by ``encode_query``.
 
     ``SafeEmbedding.from_dict(embedding.to_dict())`` makes it again, unless a ready encoder was
@@ -86,18 +87,8 @@ class SafeEmbedding(BaseEmbedding):
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await self._held.aquery(query)
 
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SafeNodeParser(TextSplitter):
+class SafeNodeParser(Adapter, TextSplitter):
     """Makes a node of each chunk that the encoder reads whole, and loses no character.
 
     A chunk has at most the encoder's ``max_chunk_tokens``, or what the model reads; metadata that
@@ -178,7 +169,3 @@ class SafeNodeParser(TextSplitter):
         for node, place in zip(done, places, strict=True):
             node.start_char_idx, node.end_char_idx = place
         return done
-
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()

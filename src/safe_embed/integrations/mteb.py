@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_embed.errors import MissingExtraError
+from safe_embed.integrations.adapter import Adapter
 from safe_embed.integrations.held_encoder import HeldEncoder, Task, Vectors
 
 try:
@@ -18,7 +19,7 @@ except ModuleNotFoundError as error:
 __all__ = ["SafeMtebEncoder"]
 
 
-class SafeMtebEncoder(AbsEncoder):
+class SafeMtebEncoder(Adapter, AbsEncoder):
     """Embeds the texts of a task whole, whatever their length.
 
     Queries and documents are embedded by ``encode_query`` and ``encode_document``, other texts by
@@ -79,7 +80,3 @@ class SafeMtebEncoder(AbsEncoder):
         tasks: dict[str | None, Task] = {"query": "query", "document": "document"}
         task = tasks.get(None if prompt_type is None else prompt_type.value)
         return self._held.vectors(texts, task, prompt_name=prompt_name, **kwargs)
-
-    def close(self) -> None:
-        """Close the encoder if it was opened here; the next call opens it again."""
-        self._held.close()
