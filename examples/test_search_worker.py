@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import pytest
+
+import models
 
 FOLDER = Path(__file__).parent / "search_worker"
 # The only sentence about the library comes after some 3,000 tokens.
@@ -177,6 +180,20 @@ def test_what_was_answered_is_in_the_table_after_a_kill(tmp_path: Path) -> None:
     kept = {int(name.partition("/")[0]) for name in names}
     assert answered <= kept
     assert 3 * len(kept) == len(names)
+
+
+def test_a_table_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Vectors of two models cannot be compared; the table stays as it is."""
+    for name in ("one", "other"):  # vectors of the same length
+        models.small().save(str(tmp_path / name))
+    command = [sys.executable, str(FOLDER / "worker.py"), str(tmp_path / "table")]
+    begin = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert 0 == begin([*command, str(tmp_path / "one")]).returncode
+    assert 0 == begin([*command, str(tmp_path / "one")]).returncode
+    done = begin([*command, str(tmp_path / "other")])
+    assert 1 == done.returncode
+    assert "made with the model" in done.stderr.decode()
+    assert [] == rows(tmp_path / "table")
 
 
 def test_shutdown_is_answered_last(tmp_path: Path) -> None:

@@ -35,17 +35,25 @@ class Sections:
     Args:
         folder: Of the LanceDB database.
         encoder: What embeds.
+        model: The name of its model; a table keeps it.
+
+    Raises:
+        ValueError: If the table holds vectors of another model.
     """
 
-    def __init__(self, folder: Path, encoder: Embeds) -> None:
+    def __init__(self, folder: Path, encoder: Embeds, model: str) -> None:
         self._encoder = encoder
         self._database = lancedb.connect(folder)
         self._writing = threading.Lock()
         self._writes = 0
         dimension = len(encoder.encode_query("次元"))
-        self._table = self._database.create_table(
-            "chunks", schema=_schema(dimension), exist_ok=True
-        )
+        if "chunks" not in self._database:
+            schema = _schema(dimension).with_metadata({"model": model})
+            self._database.create_table("chunks", schema=schema)
+        self._table = self._database.open_table("chunks")
+        known = (self._table.schema.metadata or {}).get(b"model", b"").decode()
+        if known != model:
+            raise ValueError(f"The table was made with the model {known!r}. Take another folder.")
 
     def add(self, sections: dict[str, str]) -> int:
         """Add sections, each in the place of an older one with its id; all of them or none.

@@ -188,7 +188,7 @@ def main(make_encoder: Callable[[str], Any] = SafeEncoder) -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the responses
     with make_encoder(model) as encoder:
-        table = Sections(folder, encoder)
+        table = Sections(folder, encoder, model)
         Worker(methods_of(table, encoder), output).serve(sys.stdin.buffer)
 
 
